@@ -24,7 +24,7 @@ use super::outlet::Outlet;
 use crate::error::{Code, Error};
 use crate::gateway::{Body, Call, LAST_WORDS};
 use crate::proto::messages::request::{self, Purpose};
-use crate::server::{self, Peer, Told};
+use crate::server::{self, Peer, SummarySlot};
 
 /// Runs a call to its end on the process's runtime. A panic in it fails only this call (N53).
 pub(crate) fn run(slot: Arc<OpenCall>, work: impl Future<Output = ()> + Send + 'static) {
@@ -84,7 +84,7 @@ pub(crate) async fn handle(
     gateway: LiveGateway,
     request: Request<Incoming>,
     peer: Peer,
-    summary: Option<Told>,
+    summary: Option<SummarySlot>,
     cut: CancellationToken,
 ) {
     let headless = request.method() == Method::HEAD;

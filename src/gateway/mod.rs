@@ -65,7 +65,7 @@ use sha2::{Digest as _, Sha256};
 pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Health};
 use stream::MAX_HELD;
 pub use stream::MessageStream;
-pub use summary::{RequestOutcome, Summary, SummaryCell, Told};
+pub use summary::{LoggedRequest, RequestOutcome, Summary, SummaryCell};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -471,7 +471,7 @@ impl Gateway {
         let bytes = body.bytes();
         let begun = run_heavy(bytes.len(), || self.begin(bytes, call, streaming, request_id.clone(), arrived));
         let (mut stream, job, request) = begun.map_err(|refused| {
-            let told = Told {
+            let told = LoggedRequest {
                 request_id: &request_id,
                 client_request_id: client_request_id.as_deref(),
                 key: key.as_deref().map(|place| &**place.name()),
@@ -615,7 +615,7 @@ impl Gateway {
 
     /// A face turned a request away before the gateway saw it: unknown path, wrong key, body too large. Counts it and
     /// writes its log line. `route` is a word of ours, never what the client wrote.
-    pub fn turned_away(&self, route: &'static str, told: Told<'_>, status: u16) {
+    pub fn turned_away(&self, route: &'static str, told: LoggedRequest<'_>, status: u16) {
         self.shared.metrics.count_refused(route, status);
         summary::turned_away(route, told, status);
     }

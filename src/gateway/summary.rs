@@ -337,7 +337,7 @@ pub(super) fn loggable_kinds(kinds: &[String]) -> String {
 
 /// What a log line says of a request that got no stream.
 #[derive(Debug, Clone, Copy)]
-pub struct Told<'a> {
+pub struct LoggedRequest<'a> {
     /// Its id.
     pub request_id: &'a str,
     /// The client's own id, as it came.
@@ -363,9 +363,9 @@ impl<E: Into<Error>> From<E> for RefusedRequest {
 
 impl RefusedRequest {
     /// Counts it and writes its log line, and its dump when the request itself is wrong.
-    pub(super) fn conclude(self, shared: &Shared, body: &Bytes, told: Told<'_>, took: Duration) -> Error {
+    pub(super) fn conclude(self, shared: &Shared, body: &Bytes, told: LoggedRequest<'_>, took: Duration) -> Error {
         let Self { error, client_model, known_model } = self;
-        let Told { request_id, client_request_id, key } = told;
+        let LoggedRequest { request_id, client_request_id, key } = told;
         shared.metrics.count_request("refused", known_model.as_deref().unwrap_or("unknown"), Some(error.code()));
         tracing::info!(
             request_id,
@@ -402,8 +402,8 @@ impl RefusedRequest {
 }
 
 /// The log line of a request that a face turned away.
-pub(super) fn turned_away(route: &'static str, told: Told<'_>, status: u16) {
-    let Told { request_id, client_request_id, key } = told;
+pub(super) fn turned_away(route: &'static str, told: LoggedRequest<'_>, status: u16) {
+    let LoggedRequest { request_id, client_request_id, key } = told;
     tracing::info!(
         request_id,
         client_request_id = client_request_id.and_then(loggable),

@@ -37,7 +37,7 @@ pub use tls::Tls;
 
 use crate::error::{Code, Error};
 use crate::gateway::{
-    Body, Call, Gateway, KeyCheck, KeyHolder, KeyPlace, Leniency, NamedKey, SummaryCell, Told as Line, client_key_hash,
+    Body, Call, Gateway, KeyCheck, KeyHolder, KeyPlace, Leniency, LoggedRequest, NamedKey, SummaryCell, client_key_hash,
 };
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::request::{Ignored, SystemMode};
@@ -76,13 +76,13 @@ pub struct Terms {
     /// Sees the body of a messages request before it is answered.
     pub hear: Option<Hear>,
     /// Gets the facts of a message's answer as soon as it has one (N84).
-    pub summary: Option<Told>,
+    pub summary: Option<SummarySlot>,
     /// What need not be in the request.
     pub lenient: Leniency,
 }
 
 /// The type of [`Terms::summary`].
-pub type Told = Arc<OnceLock<Arc<SummaryCell>>>;
+pub type SummarySlot = Arc<OnceLock<Arc<SummaryCell>>>;
 
 /// The type of [`Terms::hear`].
 pub type Hear = Arc<dyn Fn(&Bytes) + Send + Sync>;
@@ -104,7 +104,7 @@ where
         Ok(response) => response,
         Err(refusal) => {
             if !refusal.is_told {
-                let line = Line {
+                let line = LoggedRequest {
                     request_id: &request_id,
                     client_request_id: said.client_request_id.as_deref(),
                     key: refusal.key.as_deref(),
@@ -145,11 +145,11 @@ fn shutting_down(gateway: &Gateway) -> Response<ResponseBody> {
 /// 3.2).
 fn without_one_host(gateway: &Gateway) -> Response<ResponseBody> {
     let message = "host: a request must have this header exactly once";
-    unread(gateway, Refusal::new(400, ErrorType::InvalidRequest, message))
+    unread(gateway, HttpError::new(400, ErrorType::InvalidRequest, message))
 }
 
 /// The answer to a request that is refused unread.
-fn unread(gateway: &Gateway, refusal: Refusal) -> Response<ResponseBody> {
+fn unread(gateway: &Gateway, refusal: HttpError) -> Response<ResponseBody> {
     let request_id = gateway.new_request_id();
     let mut response = refusal.response(&request_id);
     finish_headers(&mut response, &request_id, !gateway.is_open());
@@ -157,7 +157,7 @@ fn unread(gateway: &Gateway, refusal: Refusal) -> Response<ResponseBody> {
 }
 
 /// An error answer.
-struct Refusal {
+struct HttpError {
     error: ApiError,
     /// The gateway has written its log line.
     is_told: bool,
@@ -166,7 +166,7 @@ struct Refusal {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Refusal {
+impl HttpError {
     fn new(status: u16, kind: ErrorType, message: impl Into<String>) -> Self {
         let headers = if (400..429).contains(&status) {
             vec![(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"))]
@@ -188,7 +188,7 @@ impl Refusal {
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for HttpError {
     fn from(error: Error) -> Self {
         let headers = error
             .headers()
@@ -205,7 +205,7 @@ async fn answer<B>(
     route: Option<Route>,
     peer: Peer,
     request_id: &str,
-) -> Result<Response<ResponseBody>, Refusal>
+) -> Result<Response<ResponseBody>, HttpError>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
@@ -219,12 +219,12 @@ where
     }
     // Checks in the order of M1: path, method, key, size, JSON, fields, model, capacity, upstream.
     let Some(route) = route else {
-        return Err(Refusal::new(404, ErrorType::NotFound, "unknown path"));
+        return Err(HttpError::new(404, ErrorType::NotFound, "unknown path"));
     };
     if !route.allows(request.method()) {
         let allow = HeaderValue::from_static(route.allow());
         return Err(
-            Refusal::new(405, ErrorType::InvalidRequest, "method not allowed here").with(http::header::ALLOW, allow)
+            HttpError::new(405, ErrorType::InvalidRequest, "method not allowed here").with(http::header::ALLOW, allow)
         );
     }
     let is_home = is_for_the_operator && peer.loopback && !site::is_from_elsewhere(&request);
@@ -242,7 +242,7 @@ where
         Route::Models => Ok(json(200, models_page(gateway, request.uri().query().unwrap_or_default())?)),
         Route::Model(id) => match gateway.model(&id) {
             Some(model) => Ok(json(200, to_json(&model)?)),
-            None => Err(Refusal::new(404, ErrorType::NotFound, format!("model: unknown model '{}'", printable(&id)))),
+            None => Err(HttpError::new(404, ErrorType::NotFound, format!("model: unknown model '{}'", printable(&id)))),
         },
         Route::Health => {
             let health = gateway.health();
@@ -271,7 +271,7 @@ async fn messages<B>(
     mut request: Request<B>,
     request_id: &str,
     holder: Option<KeyHolder>,
-) -> Result<Response<ResponseBody>, Refusal>
+) -> Result<Response<ResponseBody>, HttpError>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
@@ -301,7 +301,7 @@ where
         hear(body.bytes());
     }
     let answer = gateway.messages(body, call).await;
-    let answer = answer.map_err(|error| Refusal { is_told: true, ..error.into() })?;
+    let answer = answer.map_err(|error| HttpError { is_told: true, ..error.into() })?;
     if let Some(told) = summary {
         told.get_or_init(|| answer.summary());
     }
@@ -340,14 +340,14 @@ fn say_ignored(ignored: &Ignored, headers: &mut HeaderMap) {
 
 /// Reads a body up to the limit (M11), which is checked by `content-length` first, else while reading. A larger body
 /// isn't read to its end, so the connection can't be used again. Nothing is read before there is room for it (M90).
-async fn read_body<B>(gateway: &Gateway, request: Request<B>) -> Result<Body, Refusal>
+async fn read_body<B>(gateway: &Gateway, request: Request<B>) -> Result<Body, HttpError>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
     let limit = gateway.max_request_body();
     let too_large = || {
-        Refusal::new(413, ErrorType::RequestTooLarge, format!("request body is over {limit} bytes"))
+        HttpError::new(413, ErrorType::RequestTooLarge, format!("request body is over {limit} bytes"))
             .with(CONNECTION, HeaderValue::from_static("close"))
     };
     let announced = announced(request.headers());
@@ -357,15 +357,15 @@ where
     // For compressed bytes the parser would only say that they aren't JSON (M4).
     let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !request.headers().get_all(CONTENT_ENCODING).iter().all(is_plain) {
-        return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
+        return Err(HttpError::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
     }
-    let no_room = |error: Error| Refusal::from(error).with(CONNECTION, HeaderValue::from_static("close"));
+    let no_room = |error: Error| HttpError::from(error).with(CONNECTION, HeaderValue::from_static("close"));
     let memory = gateway.request_memory();
     let mut whole = memory.buffer(announced.map(|bytes| bytes as usize)).await.map_err(no_room)?;
     let mut body = request.into_body();
     let mut pace = BodyPace::new(gateway.config().body_timeout);
     while let Some(frame) = pace.keep(body.frame()).await? {
-        let frame = frame.map_err(|_| Refusal::new(400, ErrorType::InvalidRequest, "body: ended before its end"))?;
+        let frame = frame.map_err(|_| HttpError::new(400, ErrorType::InvalidRequest, "body: ended before its end"))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.length() + data.len() > limit {
             return Err(too_large());
@@ -401,13 +401,13 @@ impl BodyPace {
         self.bytes += bytes as u64;
     }
 
-    async fn keep<T>(&self, next: impl Future<Output = T>) -> Result<T, Refusal> {
+    async fn keep<T>(&self, next: impl Future<Output = T>) -> Result<T, HttpError> {
         if self.limit.is_zero() {
             return Ok(next.await);
         }
         let due = self.began + Duration::from_millis(self.bytes * 1000 / Self::SLOWEST);
         tokio::time::timeout_at(self.heard.min(due) + self.limit, next).await.map_err(|_| {
-            Refusal::new(408, ErrorType::InvalidRequest, "body: came too slowly (KIRO_BODY_TIMEOUT)")
+            HttpError::new(408, ErrorType::InvalidRequest, "body: came too slowly (KIRO_BODY_TIMEOUT)")
                 .with(CONNECTION, HeaderValue::from_static("close"))
         })
     }
@@ -415,7 +415,7 @@ impl BodyPace {
 
 /// Without a client key only programs of this machine are served, and no web page of another site. `--allow-anonymous`
 /// accepts every name in `Host`, since other machines call it too; pages of other sites stay refused.
-fn refuse_strangers<B>(gateway: &Gateway, request: &Request<B>) -> Result<(), Refusal> {
+fn refuse_strangers<B>(gateway: &Gateway, request: &Request<B>) -> Result<(), HttpError> {
     let message = if site::is_of_another_site(request.headers()) {
         "no client key is configured here, so no other site's pages are served (set KIRO_API_KEY)"
     } else if !gateway.config().allow_anonymous && !site::is_called_by_loopback_name(request) {
@@ -448,13 +448,13 @@ fn first_key<B>(request: &Request<B>) -> Option<[u8; 32]> {
 }
 
 /// Takes a place under the limits of a client's key (M88).
-fn enter(gateway: &Gateway, key: &Arc<NamedKey>) -> Result<KeyPlace, Refusal> {
+fn enter(gateway: &Gateway, key: &Arc<NamedKey>) -> Result<KeyPlace, HttpError> {
     gateway.enter(key).map_err(|reached| {
         let what = if reached.which == "rpm" { "requests a minute" } else { "requests at once" };
         let message = format!("this key may send {} {what}", reached.limit);
         let seconds = reached.retry_after.as_millis().div_ceil(1000).clamp(1, 60);
         let seconds = HeaderValue::from(u16::try_from(seconds).unwrap_or(60));
-        let mut refusal = Refusal::new(429, ErrorType::RateLimit, message).with(RETRY_AFTER, seconds);
+        let mut refusal = HttpError::new(429, ErrorType::RateLimit, message).with(RETRY_AFTER, seconds);
         refusal.key = Some(key.name().clone());
         refusal
     })
@@ -466,7 +466,7 @@ fn check_key<B>(
     request: &Request<B>,
     route: &Route,
     keyless: bool,
-) -> Result<Option<KeyHolder>, Refusal> {
+) -> Result<Option<KeyHolder>, HttpError> {
     let offered = offered_keys(request);
     // A person at a browser can send no header but this one.
     let is_page = matches!(route, Route::Status | Route::StatusEvents);
@@ -482,7 +482,7 @@ fn check_key<B>(
         KeyCheck::Wrong => {
             let none = said().next().is_none();
             let message = if none { "x-api-key: field required" } else { "invalid x-api-key" };
-            let refusal = Refusal::from(Error::new(Code::Authentication, message));
+            let refusal = HttpError::from(Error::new(Code::Authentication, message));
             Err(if is_page { refusal.with(http::header::WWW_AUTHENTICATE, status::CHALLENGE) } else { refusal })
         }
         KeyCheck::Unknown => {
@@ -545,13 +545,13 @@ fn json(status: u16, body: Vec<u8>) -> Response<ResponseBody> {
     response
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, Refusal> {
+fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, HttpError> {
     serde_json::to_vec(value).map_err(|_| Error::new(Code::Internal, "the answer could not be written").into())
 }
 
 /// A page of the models, newest first; cursors are ids of the list (M66).
-fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, Refusal> {
-    let bad = |message: &str| Refusal::new(400, ErrorType::InvalidRequest, message);
+fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, HttpError> {
+    let bad = |message: &str| HttpError::new(400, ErrorType::InvalidRequest, message);
     let limit = match query_value(query, "limit") {
         None => 20,
         Some(text) => match text.parse::<usize>() {
