@@ -401,7 +401,7 @@ impl Inner {
                             account = short(id),
                             %error,
                             "no token is refreshed, for a new one could not be saved: make what is named writable for this \
-                             user, or set KIRO_STATE_DIR to a folder that is"
+                             user, on a disk with room, or set KIRO_STATE_DIR to a folder that is"
                         );
                     }
                     return Err(RefreshError::ReadOnly);

@@ -76,6 +76,22 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// How much longer than the file now its next form may be.
+const GROWTH: u64 = 4096;
+/// Most that is tried to be written.
+const MOST_TRIED: u64 = 16 << 20;
+
+/// Whether there is room for the next form of the file at `path`: a file is written at `trial` and removed. An empty one
+/// would say nothing, for a full disk takes it.
+///
+/// # Errors
+/// The trial's.
+pub fn try_room(path: &Path, trial: &Path) -> io::Result<()> {
+    let bytes = fs::metadata(path).map_or(0, |found| found.len()).saturating_add(GROWTH).min(MOST_TRIED);
+    create_private(trial, &vec![0; usize::try_from(bytes).unwrap_or_default()])?;
+    fs::remove_file(trial)
+}
+
 /// A file's bytes, at most `most`.
 ///
 /// # Errors

@@ -642,7 +642,8 @@ impl Pool {
         }
     }
 
-    /// From now on found profiles serve this process and aren't written: for a command that changes nothing (K138).
+    /// From now on found profiles, and tokens that the store lacks, serve this process and aren't written: for a command
+    /// that changes nothing (K138).
     pub fn only_look(&self) {
         self.0.only_looks.store(true, Ordering::Relaxed);
     }

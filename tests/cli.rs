@@ -934,6 +934,81 @@ fn doctor_looks_at_the_key_the_models_and_the_files_mode() {
     }
 }
 
+/// Runs a command that can write nothing but empty files, as on a full disk.
+#[cfg(target_os = "linux")]
+fn on_a_full_disk(place: &Place, arguments: &[&str], environment: &[(&str, &str)]) -> Said {
+    let url = place.upstream.url();
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_kiro-server")])
+        .args(arguments)
+        .env_clear()
+        .env(place.store.0, &place.store.1)
+        .env("KIRO_UPSTREAM_URL", format!("{url}/generateAssistantResponse"))
+        .env("KIRO_SOCIAL_REFRESH_URL", format!("{url}/refreshToken"))
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// A full disk takes an empty file, and loses a login.
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_full_disk_no_token_is_spent_and_doctor_says_so_r66() {
+    let place = Place::with_file();
+    let id = place.add(&place.social("t.json", "sim-ok.a", "sim-keep.a", PAST));
+    let said = on_a_full_disk(&place, &["accounts", "check", "--refresh", &id], &[]);
+    assert_eq!(place.upstream.control().stats()["refreshed"], json!([]), "{}{}", said.out, said.err);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    let state = place.folder.path().join("state").display().to_string();
+    let said = on_a_full_disk(&place, &["doctor"], &[("KIRO_STATE_DIR", &state)]).with_code(1);
+    assert!(said.out.contains("✗  store") && said.out.contains("no file can be written in"), "{}", said.out);
+    assert!(said.out.contains("✗  state folder") && said.out.contains("✓  pool"), "{}", said.out);
+    let mut left = std::fs::read_dir(place.folder.path()).unwrap().flatten();
+    assert!(!left.any(|entry| entry.file_name().to_string_lossy().contains("doctor")));
+    place.run(&["accounts", "check", "--refresh", &id]).with_code(0);
+}
+
+/// At night, while the store takes no writes.
+#[cfg(unix)]
+#[test]
+fn doctor_reports_and_writes_nothing_while_tokens_wait_r51() {
+    let place = Place::with_file();
+    let id = place.add(&place.social("t.json", "sim-ok.a", "r", PAST));
+    let state = place.folder.path().join("state");
+    let kept = || {
+        let files = std::fs::read_dir(&state).unwrap().flatten();
+        files.filter(|file| file.file_name().to_string_lossy().ends_with(".token.json")).count()
+    };
+    let with_state = [("KIRO_STATE_DIR", state.to_str().unwrap())];
+    let lock = std::fs::File::open(place.folder.path().join("pool.json.lock")).unwrap();
+    lock.lock().unwrap();
+    place.run_with(&["accounts", "check", "--refresh", &id], &with_state);
+    assert_eq!(kept(), 1);
+    let said = place.run_with(&["doctor"], &with_state);
+    assert!(said.out.contains("✓  store") && said.out.contains("1 token waits ("), "{}{}", said.out, said.err);
+    drop(lock);
+    let before = std::fs::read(place.folder.path().join("pool.json")).unwrap();
+    place.run_with(&["doctor"], &with_state).with_code(0);
+    assert_eq!((std::fs::read(place.folder.path().join("pool.json")).unwrap(), kept()), (before, 1));
+}
+
+#[test]
+fn doctor_names_a_place_for_the_store_that_is_none() {
+    let mut place = Place::with_file();
+    place.add(&place.social("t.json", "a", "r", FAR));
+    let folder = place.folder.path().display().to_string();
+    for path in [&*folder, &format!("{folder}/pool.json/pool.json"), "/proc/none/pool.json"] {
+        place.store.1 = format!("file:{path}");
+        let wrong = place.doctor("wrong", 1);
+        let says = |line: &String| {
+            ["can be written in", "not a file", "not a directory"].iter().any(|words| line.contains(words))
+        };
+        assert!(wrong.iter().any(says), "{wrong:#?}");
+    }
+}
+
 /// Case 48: what commands print.
 #[test]
 fn no_token_and_no_whole_id_is_printed_case_48() {

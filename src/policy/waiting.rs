@@ -65,6 +65,11 @@ impl WaitingTokens {
         self.tokens.insert(account.to_owned(), WaitingToken { token, due: now, busy, generation, journal_at });
     }
 
+    /// Whether a token of the account waits.
+    pub(crate) fn waits(&self, account: &str) -> bool {
+        self.tokens.contains_key(account)
+    }
+
     /// The account's token, for the caller to write now and to report with [`WaitingTokens::settle`].
     pub(crate) fn take(&mut self, account: &str) -> Option<(UnsavedToken, Generation)> {
         let entry = self.tokens.get_mut(account)?;

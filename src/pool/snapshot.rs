@@ -199,9 +199,18 @@ impl Pool {
         self.brake_in(&mut inside, now);
         inside.loaded = true;
         drop(inside);
+        if self.0.only_looks.load(Ordering::Relaxed) {
+            tokens.clear();
+        }
         for (id, unsaved) in tokens {
             self.0.counters.tokens_written_back.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(account = short(&id), "the store holds an older token than we do: ours is written again");
+            // Not at each read while the store takes no writes.
+            if !self.0.writer.token_waits(&id) {
+                tracing::info!(
+                    account = short(&id),
+                    "the store holds an older token than we do: ours is written again"
+                );
+            }
             self.0.writer.keep_token(&id, unsaved);
         }
         self.0.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
@@ -247,6 +256,7 @@ impl PoolSlot {
         if let Some(left_over) = pool.writer.left_over(&account.view.id) {
             match account.credential.take_left_over(&left_over, rng) {
                 Some(unsaved) => observed.write_back = Some(unsaved),
+                None if pool.only_looks.load(Ordering::Relaxed) => {}
                 None => pool.writer.forget(&account.view.id, left_over),
             }
         }

@@ -103,6 +103,11 @@ impl Writer {
         self.shared.wake.notify_one();
     }
 
+    /// Whether a token of the account waits to be written.
+    pub(crate) fn token_waits(&self, account_id: &str) -> bool {
+        self.shared.state().tokens.waits(account_id)
+    }
+
     /// Saves a refreshed token now. It is kept even when this call is dropped or fails, and tried again until it is
     /// saved.
     ///

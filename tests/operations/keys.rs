@@ -389,6 +389,19 @@ fn keys_are_kept_in_a_file_of_their_owner_r108() {
     let said = String::from_utf8(doctor.stdout).unwrap();
     assert!(said.contains("2 keys, 2 valid") && said.contains("1 end within 7 days (alice)"), "{said}");
     assert!(said.contains("only named keys are right"), "{said}");
+    // A start would end, or nobody would get in.
+    let wrong = |file: &Path| {
+        let file = file.to_str().unwrap();
+        let doctor = keys.run(&["doctor", "--store", &store, "--upstream", "simulator", "--api-keys-file", file]);
+        assert_eq!(doctor.status.code(), Some(1));
+        String::from_utf8(doctor.stdout).unwrap()
+    };
+    let said = wrong(&folder.path().join("missing.json"));
+    assert!(said.contains("✗  client keys") && said.contains("isn't there: the server won't start"), "{said}");
+    let dead = folder.path().join("dead.json");
+    write(&dead, &[record("old", "k", &json!({ "expires": "2020-01-01T00:00:00Z" }))]);
+    let said = wrong(&dead);
+    assert!(said.contains("1 key, 0 valid") && said.contains("no named key is valid: nobody is served"), "{said}");
     keys.done(&["keys", "remove", "bob"]);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains("\"ours\": 1") && text.contains("\"team\": \"x\"") && !text.contains("bob"), "{text}");

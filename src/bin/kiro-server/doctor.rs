@@ -7,7 +7,7 @@ pub mod live;
 pub mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use kiro_messages::accounts::import::truncated;
 use kiro_messages::config::{
     Config, RawConfig, Source, StoreKind, UpstreamKind, is_below_floor, parse_version, without_secrets,
 };
+use kiro_messages::files;
 use kiro_messages::gateway::Webhook;
 use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::Lease;
@@ -70,7 +71,9 @@ pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Resul
         Ok(desk) => {
             desk.pool.only_look();
             examine(&desk, &mut report).await;
-            desk.close().await?;
+            if let Err(failure) = desk.close().await {
+                report.wrong("store", failure.to_string(), "look at the store's line above");
+            }
         }
         Err(failure) => report.wrong("configuration", failure.to_string(), "correct the setting it names"),
     }
@@ -231,8 +234,8 @@ async fn examine(desk: &Desk, report: &mut DoctorReport) {
     let accounts = match desk.reach().await {
         Ok(()) => {
             store(desk, report).await;
-            let has_named = client_keys(desk, report).await;
-            client_key(desk, has_named, report).await;
+            let named = client_keys(desk, report).await;
+            client_key(desk, named, report).await;
             match desk.accounts().await {
                 Ok(accounts) => {
                     pool(desk, &accounts, report).await;
@@ -491,21 +494,27 @@ fn rights(missing: Option<Vec<String>>, report: &mut DoctorReport) {
 
 fn file(path: &Path, report: &mut DoctorReport) {
     let shown = path.display();
-    let Ok(metadata) = std::fs::metadata(path) else {
-        return report.ok("store", format!("{shown}: not there yet"));
-    };
+    let metadata = std::fs::metadata(path).ok();
+    if metadata.as_ref().is_some_and(|found| !found.is_file()) {
+        return report.wrong("store", format!("{shown} is no file"), "name a file in KIRO_STORE: file:PATH");
+    }
     #[cfg(unix)]
-    if std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0 {
+    if let Some(found) = &metadata
+        && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o077 != 0
+    {
         report.wrong("store", format!("{shown} can be read by others"), format!("chmod 600 {shown}"));
     }
-    if let Err(error) = can_write_beside(path) {
-        let folder = path.parent().unwrap_or(path).display();
+    if let Err((folder, error)) = can_write_beside(path) {
         report.wrong(
             "store",
-            format!("no file can be made in {folder}: {error}; renewed tokens would be lost with the process"),
-            "make the folder writable for this user",
+            format!(
+                "no file can be written in {}: {error}; renewed tokens would be lost with the process",
+                folder.display()
+            ),
+            "make the folder writable for this user, and see that the disk has room",
         );
     }
+    let Some(metadata) = metadata else { return report.ok("store", format!("{shown}: not there yet")) };
     let what = if is_token_file(path) { "a token file of Kiro, one account" } else { "a pool" };
     report.ok("store", format!("{shown}: {what}, {} bytes", metadata.len()));
 }
@@ -520,33 +529,56 @@ fn service_pool(path: &Path, report: &mut DoctorReport) {
     report.ok("store", message);
 }
 
-/// The file is replaced as a whole (R64), so its folder must take a new one.
-fn can_write_beside(path: &Path) -> std::io::Result<()> {
-    let target = std::fs::canonicalize(path)?;
-    let probe = target.with_file_name(format!(".kiro-doctor-{}", uuid::Uuid::new_v4()));
-    std::fs::OpenOptions::new().write(true).create_new(true).open(&probe)?;
-    std::fs::remove_file(probe)
+/// The file is replaced as a whole (R64), so its folder must take a new one. A folder that isn't there is made in the
+/// nearest one above.
+fn can_write_beside(path: &Path) -> Result<(), (PathBuf, std::io::Error)> {
+    let target = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
+    let folder = target.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(&target).to_owned();
+    let trial = folder.join(format!(".kiro-doctor-{}", uuid::Uuid::new_v4()));
+    files::try_room(&target, &trial).map_err(|error| (folder, error))
 }
 
-/// Named keys: how many, and which have ended or soon will (R108, R109). True when a server asks for one of them.
-async fn client_keys(desk: &Desk, report: &mut DoctorReport) -> bool {
-    let mut has_named = desk.config.api_keys_file.is_some();
+/// What named keys there are.
+#[derive(Clone, Copy, PartialEq)]
+enum NamedKeys {
+    /// A server asks for none.
+    None,
+    /// It asks for one, and none is valid.
+    Dead,
+    Valid,
+}
+
+/// Named keys: how many, and which have ended or soon will (R108, R109).
+async fn client_keys(desk: &Desk, report: &mut DoctorReport) -> NamedKeys {
+    let mut named = if desk.config.api_keys_file.is_some() { NamedKeys::Dead } else { NamedKeys::None };
     let of_store = KeyPlaces::of(&desk.store).ok();
     let places = desk.config.api_keys_file.clone().map(KeyPlaces::File).into_iter().chain(of_store);
     let now = Timestamp::now();
     for place in places {
         let keys = match (place.read().await, &place) {
             (Ok(keys), KeyPlaces::Redis(_)) if keys.is_empty() => continue,
+            (Ok(_), KeyPlaces::File(path)) if !path.exists() => {
+                let message = format!("{} isn't there: the server won't start", path.display());
+                report.wrong("client keys", message, "`kiro-server keys add NAME` makes it");
+                continue;
+            }
             (Ok(keys), _) => keys,
             (Err(error), _) => {
                 let cure = "correct it, or `kiro-server keys remove NAME`; a server keeps the keys that it knows";
                 report.wrong("client keys", error.to_string(), cure);
+                // Which keys it would hold isn't known.
+                named = NamedKeys::Valid;
                 continue;
             }
         };
-        has_named = true;
         let valid = keys.iter().filter(|key| key.standing(now) == KeyStanding::Valid).count();
-        report.ok("client keys", format!("{}: {} keys, {valid} valid", place.name(), keys.len()));
+        if valid > 0 {
+            named = NamedKeys::Valid;
+        } else if named == NamedKeys::None {
+            named = NamedKeys::Dead;
+        }
+        let noun = if keys.len() == 1 { "key" } else { "keys" };
+        report.ok("client keys", format!("{}: {} {noun}, {valid} valid", place.name(), keys.len()));
         let soon = now + SignedDuration::from_hours(24 * 7);
         let enabled = || keys.iter().filter(|key| key.enabled);
         let ended = enabled().filter(|key| key.standing(now) == KeyStanding::Expired);
@@ -563,17 +595,22 @@ async fn client_keys(desk: &Desk, report: &mut DoctorReport) -> bool {
             }
         }
     }
-    has_named
+    named
 }
 
-async fn client_key(desk: &Desk, has_named: bool, report: &mut DoctorReport) {
+async fn client_key(desk: &Desk, named: NamedKeys, report: &mut DoctorReport) {
     let loopback = desk.config.listen.ip().to_canonical().is_loopback();
     if desk.config.api_key.is_some() {
         return report.ok("client key", "from the configuration");
     }
     match desk.store.client_key().await {
         Ok(Some(_)) => report.ok("client key", "from the store"),
-        Ok(None) if has_named => report.note("client key", "none: only named keys are right"),
+        Ok(None) if named == NamedKeys::Valid => report.note("client key", "none: only named keys are right"),
+        Ok(None) if named == NamedKeys::Dead => report.wrong(
+            "client key",
+            "none, and no named key is valid: nobody is served",
+            "`kiro-server keys add NAME`, or set KIRO_API_KEY",
+        ),
         Ok(None) if loopback => {
             report.note("client key", "none: everybody who can reach the loopback address is served");
         }

@@ -1,7 +1,9 @@
 //! The file itself: read, replaced as a whole, locked among processes (R64, R65).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+use std::io::ErrorKind::{
+    FileTooLarge, InvalidInput, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull, Unsupported,
+};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -122,11 +124,9 @@ fn replace_and(
     }
 }
 
-/// Whether the file could be replaced: tried in its folder.
+/// Whether the file could be replaced by one a little longer: tried in its folder.
 pub(super) fn can_replace(path: &Path) -> Result<(), StoreError> {
-    let temporary = temporary(path);
-    private(OpenOptions::new().write(true).create_new(true)).open(&temporary).map_err(|error| failed(path, &error))?;
-    fs::remove_file(&temporary).map_err(|error| failed(path, &error))
+    files::try_room(path, &temporary(path)).map_err(|error| failed(path, &error))
 }
 
 fn temporary(path: &Path) -> PathBuf {
@@ -194,7 +194,9 @@ pub(in crate::store) fn try_lock(name: &Path, path: &Path) -> Result<Option<File
 /// An error with the file's name and the operating system's message, or ours.
 pub(in crate::store) fn failed(path: &Path, error: &io::Error) -> StoreError {
     let complaint = error.get_ref().map_or_else(|| error.kind().to_string(), ToString::to_string);
-    let read_only = matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem);
+    // Also a full disk: what can't be written can't keep a new token (R66).
+    let read_only =
+        matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull | QuotaExceeded | FileTooLarge);
     StoreError { read_only, ..StoreError::away(format!("{}: {complaint}", path.display())) }
 }
 
