@@ -28,6 +28,7 @@ use bytes::{Bytes, BytesMut};
 use clients::{Clients, unusable_proxy};
 use connections::Connections;
 use connector::Connector;
+pub(crate) use connector::root_cause;
 use exchange::{AnswerBody, WireRequest, exchange};
 pub use gate::{Gate, GateStatus};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};

@@ -144,6 +144,17 @@ async fn a_dead_account_is_told_of_once_and_signed() {
     assert!(world.gateway.metrics().contains("kiro_notices_total{outcome=\"sent\"} 1\n"));
 }
 
+/// A restart at night, and the account dies with its first request.
+#[tokio::test]
+async fn an_account_that_dies_right_after_the_start_is_told_of() {
+    let receiver = Receiver::start(Manner::Takes).await;
+    let options = [("KIRO_WEBHOOK_URL", &*receiver.url), ("KIRO_AFFINITY", "off")];
+    let world = World::with_tokens(&["sim-suspended", "ok"], &options).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    ask(&world, 4).await;
+    receiver.heard(&["account_suspended"]).await;
+}
+
 #[tokio::test]
 async fn too_few_accounts_are_told_of() {
     let receiver = Receiver::start(Manner::Takes).await;

@@ -22,10 +22,12 @@ use crate::policy::notices::{Condition, Facts, Notices, Subject};
 use crate::pool::{AccountInfo, short};
 use crate::proto::record::rfc3339;
 use crate::secret::Secret;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, root_cause};
 
 /// How often the state is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How often until the accounts are known: what dies after the first look is news.
+const FIRST: Duration = Duration::from_millis(20);
 // Bound: notices to the webhook that wait | MOST_WAITING | what is more is said later
 /// Notices that wait to be sent; what is more is said later.
 const MOST_WAITING: usize = 64;
@@ -72,7 +74,7 @@ impl Webhook {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(format!("status {}", answer.status().as_u16())),
             Err(error) if error.is_timeout() => Err("timed out".to_owned()),
-            Err(error) if error.is_connect() => Err("can't be reached".to_owned()),
+            Err(error) if error.is_connect() => Err(format!("can't be reached: {}", root_cause(&error))),
             Err(_) => Err("the exchange broke off".to_owned()),
         }
     }
@@ -128,12 +130,14 @@ pub(super) async fn watch(shared: Weak<Shared>, webhook: Webhook, stop: Cancella
 
 async fn look(shared: Weak<Shared>, queue: mpsc::Sender<String>) {
     let (began, mut notices) = (now(), Notices::default());
+    let mut pause = FIRST;
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(pause).await;
         let Some(shared) = shared.upgrade() else { return };
         if !shared.pool.is_ready() {
             continue;
         }
+        pause = INTERVAL;
         let accounts: BTreeMap<String, AccountInfo> =
             shared.pool.accounts().into_iter().map(|account| (account.id.to_string(), account)).collect();
         let facts = facts(&shared, &accounts);

@@ -214,7 +214,7 @@ impl reqwest::dns::Resolve for Resolver {
 }
 
 /// The innermost cause; outer ones only say "error trying to connect". Words of the system or of TLS, no URL.
-pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
