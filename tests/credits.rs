@@ -80,6 +80,18 @@ async fn a_used_account_shows_its_credits_and_an_unused_one_is_not_asked_k146() 
     assert_eq!(asked(&world), 1);
 }
 
+/// What a dead account has left would hide that the pool runs dry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_is_out_has_no_gauges_k146() {
+    let world = World::new(&[("KIRO_USAGE_INTERVAL", "300ms")]).await;
+    assert_eq!(ask(&world, "hello").await, 200);
+    let shown = || world.gateway.metrics().lines().filter(|line| line.starts_with("kiro_account_credits_")).count();
+    until("three gauges", || shown() == 3).await;
+    let suspended = json!({ "http": { "status": 403, "type": "AccessDeniedException", "reason": "TEMPORARILY_SUSPENDED", "message": "Your User ID is temporarily suspended." } });
+    world.scene(&suspended, json!({})).await;
+    until("none", || shown() == 0).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_interval_is_a_setting_and_off_asks_nobody_k146() {
     let often = World::new(&[("KIRO_USAGE_INTERVAL", "200ms")]).await;

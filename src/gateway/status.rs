@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Gateway, KeyStatus, Shared, wall_clock};
 use crate::metrics::{Observed, Scrape};
+use crate::policy::health::HealthState;
 use crate::policy::marks::Circuit;
 use crate::pool::{AccountInfo, Credits, short};
 use crate::proto::record::rfc3339;
@@ -314,10 +315,13 @@ fn in_flight_by_id(accounts: &[AccountInfo]) -> Vec<(String, u32)> {
     all.into_iter().collect()
 }
 
-/// Known credits by short id; accounts that share one are added up, and the first reset counts.
+/// Known credits by short id; accounts that share one are added up, and the first reset counts. What an account has left
+/// that is out until a person acts serves nobody.
 fn credits_by_id(accounts: &[AccountInfo]) -> Vec<(String, Credits)> {
     let mut all = BTreeMap::<String, Credits>::new();
-    for (id, known) in accounts.iter().filter_map(|account| Some((short(&account.id), account.credits?))) {
+    let is_out = |state| matches!(state, HealthState::Ejected | HealthState::Disabled | HealthState::Unusable);
+    let usable = accounts.iter().filter(|account| !is_out(account.state));
+    for (id, known) in usable.filter_map(|account| Some((short(&account.id), account.credits?))) {
         let both = |sum: &Credits| Credits {
             used: sum.used + known.used,
             limit: sum.limit.zip(known.limit).map(|(one, other)| one + other),

@@ -135,7 +135,7 @@ metrics! {
         "Requests in flight on each account";
     CREDITS_USED "kiro_account_credits_used" Gauge
         ["account": "the first 8 characters of its id"]
-        "Credits that each account has used of its quota, as Kiro said when it was last asked (KIRO_USAGE_INTERVAL)";
+        "Credits that each account has used of its quota, as Kiro said when it was last asked (KIRO_USAGE_INTERVAL); an account that is out until a person acts has none of these three";
     CREDITS_LIMIT "kiro_account_credits_limit" Gauge
         ["account": "as above"]
         "Each account's quota in credits, active trial and bonuses included";
