@@ -7,10 +7,9 @@ set -eu
 REPOSITORY=https://github.com/kiro-messages/kiro-messages
 version=latest to=/usr/local/bin from=
 while [ $# -gt 0 ]; do
-  case $1 in
-    --version) version=$2 ;; --to) to=$2 ;; --from) from=$2 ;;
-    *) echo "install.sh: unknown option $1" >&2; exit 2 ;;
-  esac
+  case $1 in --version | --to | --from) ;; *) echo "install.sh: unknown option $1" >&2; exit 2 ;; esac
+  [ $# -gt 1 ] || { echo "install.sh: $1 wants a value" >&2; exit 2; }
+  case $1 in --version) version=${2#v} ;; --to) to=$2 ;; --from) from=$2 ;; esac
   shift 2
 done
 fail() { echo "install.sh: $1. Nothing was installed." >&2; exit 1; }
@@ -24,7 +23,7 @@ esac
 # Linked statically: it asks nothing of the system's libc.
 [ $system = darwin ] && platform=darwin-$arch || platform=linux-$arch-musl
 
-work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+work=$(mktemp -d); new=$to/.kiro-server.$$; trap 'rm -rf "$work" "$new"' EXIT
 if [ -z "$from" ]; then
   [ "$version" = latest ] && from=$REPOSITORY/releases/latest/download || from=$REPOSITORY/releases/download/v$version
 fi
@@ -52,6 +51,8 @@ archive=$(sed -n "s/^[0-9a-f]\{64\} [ *]\($wanted\)\$/\1/p" "$work/SHA256SUMS")
 get "$archive"
 sum=$(command -v sha256sum || echo "shasum -a 256")
 (cd "$work" && grep -F " $archive" SHA256SUMS | $sum -c - > /dev/null 2>&1) || fail "$archive isn't the one of the release"
-tar -xzf "$work/$archive" -C "$work" && mkdir -p "$to" || fail "$archive can't be unpacked"
-install -m 755 "$work/${archive%.tar.gz}/kiro-server" "$to/kiro-server" || fail "$to can't be written (sudo?)"
+tar -xzf "$work/$archive" -C "$work" || fail "$archive can't be unpacked"
+# Beside the old one, then in its place: a full disk leaves the old one as it was.
+mkdir -p "$to" && install -m 755 "$work/${archive%.tar.gz}/kiro-server" "$new" && [ ! -d "$to/kiro-server" ] \
+  && mv -f "$new" "$to/kiro-server" || fail "$to can't be written (sudo? room?)"
 "$to/kiro-server" --version

@@ -1,7 +1,7 @@
 // deploy/install.sh with an archive as a release has it, and with what must not be installed.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { appendFileSync, chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { test } from 'node:test'
@@ -109,6 +109,38 @@ test('only https is asked, and an option that nobody knows is named (N75)', (t) 
   refused(install({ ...made, from: 'http://127.0.0.1:1' }), made, /only https, or a folder/)
   const done = spawnSync('sh', [script, '--form', 'x'], { encoding: 'utf8' })
   assert.deepEqual([done.status, done.stderr], [2, 'install.sh: unknown option --form\n'])
+})
+
+test('a version is taken with its v, an option without its value is named (N75)', (t) => {
+  const made = release(t)
+  const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
+  assert.equal(install(made, { args: ['--version', `v${version}`] }).status, 0)
+  const done = spawnSync('sh', [script, '--to'], { encoding: 'utf8' })
+  assert.deepEqual([done.status, done.stderr], [2, 'install.sh: --to wants a value\n'])
+})
+
+test('a disk that is full leaves the installed one as it was (N75)', (t) => {
+  const made = release(t)
+  assert.equal(install(made).status, 0)
+  const installed = path.join(made.to, 'kiro-server')
+  writeFileSync(installed, '#!/bin/sh\necho the old one\n')
+  // A program of 4 MB, and no room for it: `install` breaks off in the middle.
+  const binary = path.join(made.at, 'program')
+  writeFileSync(binary, `#!/bin/sh\necho kiro-server 0.0.0\nexit\n${'x'.repeat(4 << 20)}`)
+  archive(named, { binary, into: made.from })
+  rmSync(path.join(made.from, 'stage'), { recursive: true })
+  sums(made.from)
+  const breaks = path.join(made.at, 'tools', 'install')
+  writeFileSync(breaks, '#!/bin/sh\nfor to; do :; done\nrm -f "$to"\necho part > "$to"\nexit 1\n')
+  chmodSync(breaks, 0o755)
+  const done = install(made)
+  assert.equal(done.status, 1)
+  assert.match(done.stderr, /bin can't be written \(sudo\? room\?\)\. Nothing was installed\.\n$/)
+  assert.equal(readFileSync(installed, 'utf8'), '#!/bin/sh\necho the old one\n')
+  assert.deepEqual(readdirSync(made.to), ['kiro-server'])
+  // A folder that can't be made is no fault of the archive.
+  const blocked = install({ ...made, to: path.join(binary, 'bin') })
+  assert.match(blocked.stderr, /can't be written/)
 })
 
 test('the script is short enough to be read before it is run (N75)', () => {
