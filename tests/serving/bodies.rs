@@ -13,6 +13,9 @@ use super::life::Server;
 use super::redis_server::free_port;
 use super::world::base;
 
+#[path = "../../benches/inputs/conversation.rs"]
+mod conversation;
+
 const BODY: usize = 1 << 20;
 const REQUESTS: usize = 40;
 
@@ -44,6 +47,16 @@ fn large(scenario: &Value, number: usize) -> String {
     body["stream"] = json!(true);
     body["messages"] = json!(messages);
     post(&body.to_string().replace("</script>", "\\u003c\\/script>"))
+}
+
+/// A request of about [`BODY`] bytes with 40 tools and many calls of them.
+fn agents(scenario: &Value, number: usize) -> String {
+    let mut body = conversation::conversation(BODY);
+    body["messages"][0]["content"] = json!(format!("{number}"));
+    let last = body["messages"].as_array_mut().unwrap().last_mut().unwrap();
+    let text = json!({ "type": "text", "text": format!("[[sim {scenario}]]") });
+    last["content"].as_array_mut().unwrap().push(text);
+    post(&body.to_string())
 }
 
 fn post(body: &str) -> String {
@@ -121,12 +134,12 @@ fn large_requests_are_held_once_and_not_at_all_after_the_first_content_k121_m90_
     // No answer comes: each body may be needed for another attempt.
     forget_peak(&server);
     let silent = json!({ "head_ms": 600_000 });
-    let requests: Vec<_> = (1..=REQUESTS).map(|number| large(&silent, number)).collect();
+    let requests: Vec<_> = (1..=REQUESTS).map(|number| agents(&silent, number)).collect();
     let bytes: usize = requests.iter().map(String::len).sum();
     let waiting: Vec<_> = requests.iter().map(|request| send(server.address, request)).collect();
     wait_for(&server, "kiro_requests_in_flight", |value| value >= REQUESTS as f64);
     // Translated, and counted as what they take.
-    wait_for(&server, "kiro_request_memory_bytes", |value| value < 1.1 * bytes as f64);
+    wait_for(&server, "kiro_request_memory_bytes", |value| value < 1.2 * bytes as f64);
     assert!(metric(&server, "kiro_request_memory_bytes") > 0.95 * bytes as f64);
     let peak = memory(&server, "VmHWM:").saturating_sub(idle);
     assert!(peak < bytes * 5 / 4 + SPARE, "{peak} bytes at the most for {bytes} of bodies");
