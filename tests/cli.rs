@@ -1126,6 +1126,8 @@ fn health_asks_the_server_that_the_settings_name() {
     ask(&["--url", &format!("http://127.0.0.1:{port}/")]).with_code(0);
     let said = ask(&["--port", "0"]).with_code(2);
     assert!(said.err.contains("--url"), "{}", said.err);
+    let said = ask(&["--url", "localhost"]).with_code(2);
+    assert!(said.err.contains("such as http://127.0.0.1:8081"), "{}", said.err);
 
     // With TLS its certificate is for another name, and who is asked for by address must show the right one.
     let made = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();

@@ -9,7 +9,7 @@ use kiro_messages::config::Config;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
-use super::health::own_address;
+use super::health::address;
 use super::output::{CommandFailure, complain, show, show_json, table};
 
 /// How long each answer may take.
@@ -185,17 +185,6 @@ fn list(as_json: bool) -> Result<ExitCode, CommandFailure> {
         show(&table(&[head].into_iter().chain(rows).collect::<Vec<_>>()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The server's address without `/v1`.
-fn address(config: &Config, options: &ArgMatches) -> Result<String, CommandFailure> {
-    let Some(url) = options.get_one::<String>("url") else { return own_address(config) };
-    let url = url.trim_end_matches('/');
-    let url = url.strip_suffix("/v1").unwrap_or(url);
-    match reqwest::Url::parse(url) {
-        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.query().is_none() => Ok(url.to_owned()),
-        _ => Err(CommandFailure::usage("--url: must be the server's address, such as http://127.0.0.1:8081")),
-    }
 }
 
 /// One real call.

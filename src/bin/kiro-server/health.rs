@@ -14,10 +14,7 @@ use super::output::{CommandFailure, show, show_json};
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 
 pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
-    let url = match options.get_one::<String>("url") {
-        Some(url) => format!("{}/health", url.trim_end_matches('/')),
-        None => own_address(config)? + "/health",
-    };
+    let url = address(config, options)? + "/health";
     // reqwest needs a TLS provider even for a plain http address, and none is installed yet.
     let _there_already = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
@@ -78,8 +75,19 @@ fn in_words(health: &Value, can_serve: bool) -> String {
     text
 }
 
+/// The server's address, as `--url` says or by its settings, without `/v1` and a slash at the end.
+pub fn address(config: &Config, options: &ArgMatches) -> Result<String, CommandFailure> {
+    let Some(url) = options.get_one::<String>("url") else { return own_address(config) };
+    let url = url.trim_end_matches('/');
+    let url = url.strip_suffix("/v1").unwrap_or(url);
+    match reqwest::Url::parse(url) {
+        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.query().is_none() => Ok(url.to_owned()),
+        _ => Err(CommandFailure::usage("--url: must be the server's address, such as http://127.0.0.1:8081")),
+    }
+}
+
 /// Where a server with these settings listens, without a slash at the end; on loopback when it listens everywhere.
-pub fn own_address(config: &Config) -> Result<String, CommandFailure> {
+fn own_address(config: &Config) -> Result<String, CommandFailure> {
     let mut address = config.listen;
     if address.port() == 0 {
         return Err(CommandFailure::usage("the port is 0, so the server took a free one: name it with --url"));
