@@ -45,7 +45,7 @@ test('the manifests are ones that Kubernetes takes', { skip }, () => {
 test('and broken ones are refused', { skip }, async (t) => {
   const broken = [
     ['readOnlyRootFilesystem', 'readOnlyRootFileSystem', /'readOnlyRootFileSystem' was unexpected/],
-    ['      terminationGracePeriodSeconds: 45\n', '      lifecycle: {}\n', /'lifecycle' was unexpected/],
+    ['      terminationGracePeriodSeconds: 70\n', '      lifecycle: {}\n', /'lifecycle' was unexpected/],
     ['replicas: 2', 'replicas: two', /spec\.replicas: 'two' is not of type/],
     ['httpGet: { path: /health, port: http }', 'httpGet: { path: /health }', /'port' is a required property/],
     [/ {2}selector:\n {4}matchLabels: .*\n {2}# The new one/, '  # The new one', /'selector' is a required property/],
@@ -107,5 +107,5 @@ test('they fit together, the image and the server', { skip }, () => {
   // The released image has no program that could wait.
   assert.equal(server.lifecycle.preStop.exec, undefined)
   const leaving = server.lifecycle.preStop.sleep.seconds
-  assert.ok(pod.terminationGracePeriodSeconds >= leaving + grace + 10, 'streams would be cut')
+  assert.ok(pod.terminationGracePeriodSeconds >= leaving + grace + 30, 'streams would be cut')
 })
