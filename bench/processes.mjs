@@ -37,7 +37,9 @@ export class House {
     }
     const began = performance.now()
     const child = await this.#start(name, binary, [], settings, port)
-    return new Subject(name, port, { child, startMs: performance.now() - began })
+    const startMs = performance.now() - began
+    await until(async () => (await fetch(`http://127.0.0.1:${port}/health`)).ok, `${name} on port ${port} can't serve`)
+    return new Subject(name, port, { child, startMs })
   }
 
   /** nginx as it usually stands in front of a streaming service: a worker a core, no buffering in either direction, connections kept. */
@@ -172,10 +174,14 @@ function sum(items, of) {
   return items.reduce((total, item) => total + of(item), 0)
 }
 
-async function listening(port) {
+function listening(port) {
+  return until(() => answers(port), `nobody listens on port ${port}`)
+}
+
+async function until(condition, otherwise) {
   const deadline = performance.now() + 10_000
-  while (!(await answers(port))) {
-    if (performance.now() > deadline) throw new Error(`nobody listens on port ${port}`)
+  while (!(await condition())) {
+    if (performance.now() > deadline) throw new Error(otherwise)
     await new Promise((resolve) => setTimeout(resolve, 1))
   }
 }
