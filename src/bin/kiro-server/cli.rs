@@ -214,7 +214,7 @@ fn accounts() -> Command {
         .subcommand(
             Command::new("restore")
                 .about("Bring back an account that another program wrote out of the pool, while its tokens are there")
-                .arg(Arg::new("id").value_name("ID").required(true).help("The account's id, or its first 4 characters or more"))
+                .arg(id())
                 .arg(json()),
         )
         .subcommand(

@@ -51,10 +51,8 @@ const NEWER_VERSION: &str =
     "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one";
 /// Rights that the command line needs beside the gateway's (R3).
 const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
-/// Ids that a line names.
-const MOST_IDS: usize = 10;
-/// Names of client keys that a line shows.
-const MOST_KEY_NAMES: usize = 10;
+/// Ids or names that a line shows.
+const MOST_SHOWN: usize = 10;
 
 pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     if options.get_flag("live") {
@@ -539,7 +537,7 @@ fn can_write_beside(path: &Path) -> Result<(), (PathBuf, std::io::Error)> {
 }
 
 /// What named keys there are.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum NamedKeys {
     /// A server asks for none.
     None,
@@ -572,11 +570,7 @@ async fn client_keys(desk: &Desk, report: &mut DoctorReport) -> NamedKeys {
             }
         };
         let valid = keys.iter().filter(|key| key.standing(now) == KeyStanding::Valid).count();
-        if valid > 0 {
-            named = NamedKeys::Valid;
-        } else if named == NamedKeys::None {
-            named = NamedKeys::Dead;
-        }
+        named = named.max(if valid > 0 { NamedKeys::Valid } else { NamedKeys::Dead });
         let noun = if keys.len() == 1 { "key" } else { "keys" };
         report.ok("client keys", format!("{}: {} {noun}, {valid} valid", place.name(), keys.len()));
         let soon = now + SignedDuration::from_hours(24 * 7);
@@ -588,9 +582,8 @@ async fn client_keys(desk: &Desk, report: &mut DoctorReport) -> NamedKeys {
             ("end within 7 days", ending.map(|key| &*key.name).collect()),
         ] {
             if !names.is_empty() {
-                let more = if names.len() > MOST_KEY_NAMES { ", …" } else { "" };
-                let shown = names[..names.len().min(MOST_KEY_NAMES)].join(", ");
-                let message = format!("{} {what} ({shown}{more}); `kiro-server keys add` makes new ones", names.len());
+                let (count, shown) = (names.len(), some_of(&names));
+                let message = format!("{count} {what} ({shown}); `kiro-server keys add` makes new ones");
                 report.note("client keys", message);
             }
         }
@@ -668,16 +661,15 @@ async fn pool(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) 
     match desk.store.orphans().await {
         Ok(orphans) if orphans.is_empty() => {}
         Ok(orphans) => {
-            let ids: Vec<_> = orphans.iter().take(MOST_IDS).map(|id| short(id)).collect();
-            let more = if orphans.len() > ids.len() { ", …" } else { "" };
+            let ids: Vec<_> = orphans.iter().map(|id| short(id)).collect();
             report.note(
                 "pool",
                 format!(
-                    "{} token records have no account ({}{more}). Were the accounts removed by a program that keeps the pool in \
+                    "{} token records have no account ({}). Were the accounts removed by a program that keeps the pool in \
                      memory and wrote it back? `kiro-server accounts restore ID` brings one back, once that program has \
                      reloaded its pool",
                     orphans.len(),
-                    ids.join(", ")
+                    some_of(&ids)
                 ),
             );
         }
@@ -708,10 +700,9 @@ async fn state_folder(desk: &Desk, report: &mut DoctorReport) {
         );
     }
     let mut parts = Vec::new();
-    let (count, more) = (survey.accounts.len(), if survey.accounts.len() > MOST_IDS { ", …" } else { "" });
-    if count > 0 {
-        let ids: Vec<_> = survey.accounts.iter().take(MOST_IDS).map(|id| short(id)).collect();
-        parts.push(format!("{} ({}{more}), which a server with these settings saves", tokens(count), ids.join(", ")));
+    if !survey.accounts.is_empty() {
+        let ids: Vec<_> = survey.accounts.iter().map(|id| short(id)).collect();
+        parts.push(format!("{} ({}), which a server with these settings saves", tokens(ids.len()), some_of(&ids)));
     }
     if survey.others > 0 {
         parts.push(format!("{} of other stores", tokens(survey.others)));
@@ -724,6 +715,12 @@ async fn state_folder(desk: &Desk, report: &mut DoctorReport) {
         (true, Err(_)) => {}
         (false, _) => report.note(CHECK, format!("{shown}: {} there", parts.join("; "))),
     }
+}
+
+/// The first of some ids or names, and whether there are more.
+fn some_of<S: AsRef<str>>(all: &[S]) -> String {
+    let shown: Vec<_> = all.iter().take(MOST_SHOWN).map(AsRef::as_ref).collect();
+    shown.join(", ") + if all.len() > MOST_SHOWN { ", …" } else { "" }
 }
 
 fn tokens(count: usize) -> String {
@@ -743,18 +740,17 @@ fn shared_logins(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorRepor
         false => "`kiro-server accounts remove` all but one of them, or sign in anew: `accounts login --replace ID`",
     };
     for sharing in logins.into_values().filter(|sharing| sharing.len() > 1) {
-        let more = if sharing.len() > MOST_IDS { ", …" } else { "" };
         let shown = |entry: &&DeskAccount| match &entry.info.name {
             Some(name) => format!("{} ({})", short(&entry.raw.id), plain(name, 24)),
             None => short(&entry.raw.id).to_owned(),
         };
-        let named: Vec<_> = sharing.iter().take(MOST_IDS).map(shown).collect();
+        let named: Vec<_> = sharing.iter().map(shown).collect();
         let files: BTreeSet<_> = sharing.iter().map(|entry| token_place(entry)).collect();
         let place = match files.into_iter().collect::<Vec<_>>().as_slice() {
             [Some(file)] => format!(", in {}", plain(file, 100)),
             _ => String::new(),
         };
-        let message = format!("{} accounts have one login{place}: {}{more}", sharing.len(), named.join(", "));
+        let message = format!("{} accounts have one login{place}: {}", sharing.len(), some_of(&named));
         report.wrong("login", message, cure);
     }
 }
