@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 
 /// From so many bytes freed on it is worth the work.
@@ -27,6 +27,8 @@ const AGAIN: Duration = Duration::from_secs(3);
 /// Bytes freed since memory was given back.
 static FREED: AtomicUsize = AtomicUsize::new(0);
 static MUCH_FREED: Notify = Notify::const_new();
+/// Held while memory is given back: of several gateways in a process one does it.
+static GIVING_BACK: Mutex<()> = Mutex::const_new(());
 static OF_A_THREAD: OnceLock<fn()> = OnceLock::new();
 
 /// Told once, by a program with an allocator of its own: what gives back the free memory of the thread that calls it.
@@ -52,6 +54,11 @@ pub(crate) fn give_back_now() {
 pub(crate) async fn give_back_when_quiet() {
     loop {
         MUCH_FREED.notified().await;
+        let _alone = GIVING_BACK.lock().await;
+        // It was done meanwhile.
+        if FREED.load(Ordering::Relaxed) < MUCH {
+            continue;
+        }
         let quiet = async {
             loop {
                 let before = FREED.load(Ordering::Relaxed);
