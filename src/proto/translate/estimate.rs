@@ -303,8 +303,7 @@ impl Wide for Plain<'_> {
         let Self(estimator, mut rest) = self;
         let mut window = EMPTY;
         while !rest.is_empty() {
-            let (part, behind) = rest.split_at(whole_characters(rest));
-            window[1..=part.len()].copy_from_slice(part);
+            let (part, behind) = rest.split_at(fill(&mut window, rest));
             match part.iter().fold(false, |odd, &byte| odd | is_odd(byte)) {
                 true => estimator.one_by_one(part),
                 false => estimator.weigh(&mut window, part.len()),
@@ -325,8 +324,7 @@ impl Wide for Escaped<'_> {
         let Self(estimator, mut rest) = self;
         let mut window = EMPTY;
         while !rest.is_empty() {
-            let mut length = whole_characters(rest);
-            window[1..=length].copy_from_slice(&rest[..length]);
+            let mut length = fill(&mut window, rest);
             let surplus = spread_escapes(&mut window, &mut length);
             if length == 0 {
                 let (char, escape) = unescape(rest);
@@ -365,6 +363,14 @@ fn class(byte: u8) -> Class {
 /// Whether it is a control character that counts as a sign.
 fn is_odd(byte: u8) -> bool {
     byte < b' ' && !matches!(byte, b'\n' | b'\t' | b'\r')
+}
+
+/// Puts the first part of a text into a window; its length.
+#[inline(always)]
+fn fill(window: &mut Window, text: &[u8]) -> usize {
+    let length = whole_characters(text);
+    window[1..=length].copy_from_slice(&text[..length]);
+    length
 }
 
 /// How many bytes a part of a text takes: not half a character.
