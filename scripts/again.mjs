@@ -31,10 +31,11 @@ export async function twice(first, failed, alone) {
 
 /** Runs files of node:test; `flags` are for the first try alone. */
 export function nodeTests(files, { flags = [], env } = {}) {
-  const start = (files, flags, listen) => run(process.execPath, ['--test', ...flags, ...files], { env, listen })
+  const always = ['--expose-gc', '--test', '--test-reporter=spec', '--test-reporter-destination=stdout']
+  const start = (files, flags, listen) => run(process.execPath, [...always, ...flags, ...files], { env, listen })
   return twice(
-    (listen) => start(files, ['--test-reporter=spec', '--test-reporter-destination=stdout', ...flags], listen),
+    (listen) => start(files, flags, listen),
     (line) => /^\s*test at (\S+\.test\.mjs):\d+:\d+$/.exec(line)?.[1],
-    (failed) => start(failed, ['--expose-gc', '--test-reporter=spec', '--test-concurrency=1']),
+    (failed) => start(failed, ['--test-concurrency=1']),
   )
 }

@@ -44,7 +44,7 @@ if (built) {
     .filter((name) => name.endsWith('.test.mjs') && (words.length === 0 || words.some((word) => name.includes(word))))
     .map((name) => path.join('__test__', name))
   const measured = ['--experimental-test-coverage', '--test-reporter=lcov', `--test-reporter-destination=${nodeReport}`]
-  const node = (files, ...more) => nodeTests(files, { flags: ['--expose-gc', ...more] })
+  const node = (files, ...more) => nodeTests(files, { flags: more })
   if (coverage) {
     // Bars for memory hold without V8's counters beside each thread.
     const isBar = (file) => file.endsWith('life.test.mjs')
