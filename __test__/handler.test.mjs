@@ -1,7 +1,7 @@
 // handler() in node:http (N15–N17; cases 12, 25, 26).
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { createServer, request as httpRequest } from 'node:http'
+import { Agent, createServer, request as httpRequest } from 'node:http'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
@@ -241,6 +241,79 @@ test('a body over the limit is answered with 413, not with a reset (case 25)', a
   const [res] = await once(req, 'response')
   assert.equal(res.statusCode, 413)
   assert.equal((await sim.stats()).requests['POST /generateAssistantResponse'], undefined)
+})
+
+/** A gateway whose memory for bodies is taken, until `release()` is called; and a body that has to wait. */
+async function full(t) {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t), { maxRequestMemory: 1 << 20 })
+  const body = (scenario) => {
+    const request = ask(scenario, { stream: true })
+    request.messages[0].content += 'x'.repeat(1 << 20)
+    return JSON.stringify(request)
+  }
+  const { url } = await serve(t, gate)
+  const holder = post(url, body({ text: 'held', head_ms: 2000 }))
+  await until(async () => (await sim.chats()).length === 1, 'upstream to have the first request')
+  return { gate, body, holder }
+}
+
+test('a body that waits for memory waits with its client, and comes whole afterwards (M90, N16)', async (t) => {
+  const { gate, body, holder } = await full(t)
+  const sockets = []
+  const { url } = await serve(t, gate, { around: (req) => sockets.push(req.socket) })
+  const waiting = Array.from({ length: 4 }, (_, n) => post(url, body({ text: `waited ${n}` })))
+  await until(() => sockets.length === 4)
+  await sleep(800)
+  // Two of Node.js' reads may wait in the request, and as much in the gateway.
+  for (const { bytesRead } of sockets) assert.ok(bytesRead <= 4 * 65_536, `${bytesRead} bytes were read`)
+  const text = async (answer) => textOf(events(Buffer.from(await (await answer).arrayBuffer())))
+  assert.equal(await text(holder), 'held')
+  assert.deepEqual(await Promise.all(waiting.map(text)), Array.from(waiting, (_, n) => `waited ${n}`))
+})
+
+test('a body that a parser has read is copied as far as there is room for it (M90, N16)', async (t) => {
+  const { gate, body, holder } = await full(t)
+  const handle = gate.handler()
+  let read = 0
+  const program = createServer(async (req, res) => {
+    const parts = []
+    for await (const part of req) parts.push(part)
+    req.body = Buffer.concat(parts)
+    parts.length = 0
+    read += 1
+    await handle(req, res)
+  })
+  const url = `http://127.0.0.1:${await listening(t, program)}`
+  const waiting = Array.from({ length: 2 }, (_, n) => post(url, body({ text: `waited ${n}` })))
+  await until(() => read === 2)
+  const text = async (answer) => textOf(events(Buffer.from(await (await answer).arrayBuffer())))
+  assert.equal(await text(holder), 'held')
+  // Such a body grows: of two that have to wait one is refused (M90).
+  const answers = await Promise.all(waiting)
+  const good = answers.filter(({ status }) => status === 200)
+  assert.ok(good.length > 0, answers.map(({ status }) => status).join())
+  for (const answer of good) assert.match(await text(answer), /^waited \d$/)
+})
+
+test('a client that is refused while its body waits can use its connection again (M90, N16)', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t), { apiKey: 'right-key' })
+  const { port } = await serve(t, gate)
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  t.after(() => agent.destroy())
+  for (const key of ['wrong', 'right-key']) {
+    const headers = { 'x-api-key': key }
+    const req = httpRequest({ port, path: '/v1/messages', method: 'POST', agent, headers })
+    req.on('error', () => {})
+    const request = ask({ text: 'again' })
+    request.messages[0].content += 'x'.repeat(2 << 20)
+    req.end(JSON.stringify(request))
+    const [res] = await once(req, 'response')
+    res.resume()
+    await once(res, 'close')
+    assert.equal(res.statusCode, key === 'wrong' ? 401 : 200)
+  }
 })
 
 test('a body of 3 MB is not parsed in JavaScript (case 25)', async (t) => {

@@ -15,6 +15,7 @@ const HEAD = 1
 const END = 2
 const FAIL = 3
 const NOTICE = 4
+const MORE = 5
 
 /** Reported as taken in steps of this size, so that most Buffers cost no crossing; a quarter of the bound (N31). */
 const REPORT = 16 * 1024
@@ -144,4 +145,4 @@ function once(start, head) {
   })
 }
 
-module.exports = { native, bell, DATA, HEAD, END, FAIL, NOTICE, REPORT, TURN_MS, enter, begin, hold, release, once }
+module.exports = { native, bell, DATA, HEAD, END, FAIL, NOTICE, MORE, REPORT, TURN_MS, enter, begin, hold, release, once }

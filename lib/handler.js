@@ -1,7 +1,7 @@
 'use strict'
 
 const { performance } = require('node:perf_hooks')
-const { bell, DATA, HEAD, END, NOTICE, REPORT, TURN_MS, begin, release } = require('./bell.js')
+const { bell, DATA, HEAD, END, NOTICE, MORE, REPORT, TURN_MS, begin, release } = require('./bell.js')
 const { textOrBytes } = require('./bytes.js')
 const { DEFECT } = require('./error.js')
 const { optionsOf } = require('./options.js')
@@ -18,6 +18,7 @@ const ROUTE =
 const NOWHERE = '/-'
 
 const NO_NAMES = []
+const NOTHING = Buffer.alloc(0)
 
 const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 
@@ -29,6 +30,9 @@ const LINGER_MS = 30_000
 const LINGER_PAUSE_MS = 3000
 const LINGER_BYTES = 64 * 1024 * 1024
 const MAX_LINGERING = 512
+
+/** A body that a parser has left is handed over in pieces of this size, which is what Node.js reads at once. */
+const PIECE = 64 * 1024
 let lingering = 0
 
 /** The body that a parser has left on the request isn't JSON: it holds a BigInt, say. */
@@ -89,7 +93,13 @@ class Exchange {
   #answered = false
   #reached = false
   #over = false
-  #onData = (chunk) => this.#feed(typeof chunk === 'string' ? Buffer.from(chunk, this.#req.readableEncoding) : chunk)
+  /** What a parser has left and isn't handed over yet; null: the request is read here. */
+  #left = null
+  #onData = (chunk) => {
+    const bytes = typeof chunk === 'string' ? Buffer.from(chunk, this.#req.readableEncoding) : chunk
+    // The rest waits with the client, until `MORE` (N16).
+    if (!this.#feed(bytes)) this.#req.pause()
+  }
   #onEnd = () => this.#fed()
   #onAborted = () => this.#sink.closed()
 
@@ -146,8 +156,9 @@ class Exchange {
       return this.#linger()
     }
     if (read) {
-      if (body !== null) this.#feed(body)
-      this.#fed()
+      this.#reached = true
+      this.#left = body ?? NOTHING
+      this.#pour()
     } else {
       req.on('data', this.#onData)
       req.on('end', this.#onEnd)
@@ -172,6 +183,9 @@ class Exchange {
       }
     } else if (kind === NOTICE) {
       this.#terms.hear(JSON.parse(bytes))
+    } else if (kind === MORE) {
+      if (this.#left === null) this.#req.resume()
+      else this.#pour()
     } else {
       this.#over = true
       if (kind !== END) this.#refuse(JSON.parse(bytes))
@@ -180,15 +194,26 @@ class Exchange {
     }
   }
 
+  /** False: enough, until `MORE`. */
   #feed(bytes) {
     this.#terms.fed?.(bytes)
-    bell.feed(this.id, bytes)
+    return bell.feed(this.id, bytes)
+  }
+
+  /** Hands over what a parser has left, as far as it is wanted. */
+  #pour() {
+    while (this.#left.length > 0) {
+      const piece = this.#left.subarray(0, PIECE)
+      this.#left = this.#left.subarray(piece.length)
+      if (!this.#feed(piece)) return
+    }
+    this.#fed()
   }
 
   /** The request is complete. An answer that came before that was not to the whole of it. */
   #fed() {
     this.#read = true
-    this.#reached = !this.#answered
+    this.#reached ||= !this.#answered
     bell.fed(this.id)
   }
 
@@ -203,7 +228,8 @@ class Exchange {
   /** An answer to half a request, 413 say: a client that still sends would get a reset in its place. */
   #linger() {
     const req = this.#req
-    if (this.#read || req.readableEnded || req.destroyed || lingering >= MAX_LINGERING) return this.#sink.end()
+    const whole = this.#read || this.#left !== null || req.readableEnded
+    if (whole || req.destroyed || lingering >= MAX_LINGERING) return this.#sink.end()
     let left = LINGER_BYTES
     const end = () => {
       lingering--
@@ -246,6 +272,8 @@ class Exchange {
     this.#req.removeListener('data', this.#onData)
     this.#req.removeListener('end', this.#onEnd)
     this.#req.removeListener('aborted', this.#onAborted)
+    // Who is answered while the rest of his request waits would keep his connection.
+    if (this.#req.isPaused()) this.#req.resume()
     release(this)
     this.#resolve(this.#reached)
   }

@@ -25,9 +25,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::feed::{Fed, Feed};
 use super::outlet::Outlet;
 
 /// Bytes waiting in a stream at which its upstream is no longer read.
@@ -53,6 +54,8 @@ pub(crate) enum MessageKind {
     Fail = 3,
     /// JSON: an event outside of any call (see [`super::notifier`]).
     Notice = 4,
+    /// Nothing: the request's body is wanted again, after [`Bell::feed`] had enough.
+    More = 5,
 }
 
 impl MessageKind {
@@ -125,14 +128,15 @@ impl Bell {
         }
     }
 
-    /// The next bytes of a call's request. They are dropped when the call has an answer already.
-    pub(crate) fn feed(&self, id: u32, bytes: Bytes) {
-        if let Some(slot) = self.find(id) {
-            let unwanted = lock(&slot.feed).as_ref().is_some_and(|feed| feed.send(bytes).is_err());
-            if unwanted {
-                slot.fed();
-            }
+    /// The next bytes of a call's request. They are dropped when the call has an answer already. False: no more of them
+    /// until [`MessageKind::More`].
+    pub(crate) fn feed(&self, id: u32, bytes: Bytes) -> bool {
+        let Some(slot) = self.find(id) else { return true };
+        let fed = lock(&slot.feed).as_ref().map(|feed| feed.push(bytes));
+        if fed == Some(Fed::Unwanted) {
+            slot.fed();
         }
+        fed != Some(Fed::Enough)
     }
 
     /// A call's request is complete.
@@ -222,7 +226,7 @@ pub(crate) struct OpenCall {
     queue: Mutex<MessageQueue>,
     room: Notify,
     /// Takes the request's body, until it is complete.
-    feed: Mutex<Option<UnboundedSender<Bytes>>>,
+    feed: Mutex<Option<Feed>>,
     /// Takes JavaScript's answer to a streamed head.
     way: Mutex<Option<oneshot::Sender<Option<Outlet>>>>,
     cancelled: CancellationToken,
@@ -301,7 +305,7 @@ impl OpenCall {
     }
 
     /// Where [`Bell::feed`] sends the request's body.
-    pub(crate) fn feed_by(&self, feed: UnboundedSender<Bytes>) {
+    pub(crate) fn feed_by(&self, feed: Feed) {
         *lock(&self.feed) = Some(feed);
     }
 

@@ -1,23 +1,20 @@
 //! One call: a task that does the work and posts its results until it is done or cancelled.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use http::{Method, Request};
-use http_body::{Body as _, Frame};
+use http_body::Body as _;
 use napi::bindgen_prelude::spawn;
 use serde_json::json;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::bell::{MessageKind, OpenCall};
+use super::feed::Incoming;
 use super::gateway::LiveGateway;
 use super::message;
 use super::outlet::Outlet;
@@ -142,26 +139,6 @@ pub(crate) fn hear(slot: Arc<OpenCall>) -> Arc<dyn Fn(&Bytes) + Send + Sync> {
 /// Posts a failure as the call's last message.
 pub(crate) fn fail(slot: &Arc<OpenCall>, error: &Error, request_id: Option<&str>) {
     slot.post(MessageKind::Fail, message::text(&message::fault(error, request_id)));
-}
-
-/// A request body that JavaScript feeds, and the end to feed it by.
-///
-/// Not bounded here: the reader stops at `KIRO_MAX_REQUEST_BODY` and answers, and JavaScript then stops to feed.
-pub(crate) fn incoming() -> (UnboundedSender<Bytes>, Incoming) {
-    let (feed, bytes) = unbounded_channel();
-    (feed, Incoming(bytes))
-}
-
-/// See [`incoming`].
-pub(crate) struct Incoming(UnboundedReceiver<Bytes>);
-
-impl http_body::Body for Incoming {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
-    }
 }
 
 /// Posts a stream's bytes until it ends or is cancelled; cancelling drops it, and that is all it takes (K50).

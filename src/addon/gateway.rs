@@ -12,11 +12,11 @@ use napi_derive::napi;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::bell::OpenCall;
+use super::bell::{MessageKind, OpenCall};
 use super::intake::{self, NativeImport, NativeLogin};
 use super::listen::{self, GraceSender, NativeServer};
 use super::notifier::Notifier;
-use super::{Bell, call, message};
+use super::{Bell, call, feed, message};
 use crate::config::{Config, Face, RawConfig, StoreKind, UpstreamKind, nearest};
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway, Leniency};
@@ -421,7 +421,8 @@ impl KiroGateway {
     #[napi(catch_unwind, skip_typescript)]
     pub fn handle(&self, bell: &Bell, call: u32, head: Head) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
-        let (feed, body) = call::incoming();
+        let told = slot.clone();
+        let (feed, body) = feed::feed(move || told.post(MessageKind::More, Bytes::new()));
         let mut request = Request::builder().method(head.method.as_str()).uri(head.target);
         for pair in head.headers.chunks_exact(2) {
             request = request.header(&pair[0], &pair[1]);

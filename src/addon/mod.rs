@@ -9,6 +9,7 @@
 
 mod bell;
 mod call;
+mod feed;
 mod gateway;
 mod intake;
 mod listen;
@@ -90,10 +91,10 @@ impl Bell {
         outlet::unsent(descriptor).map_or(-1, i64::from)
     }
 
-    /// The next bytes of a call's request.
+    /// The next bytes of a call's request. False: no more until it asks for them (`MORE` in lib/bell.js).
     #[napi(catch_unwind, skip_typescript)]
-    pub fn feed(&self, call: u32, bytes: BufferSlice) {
-        self.bell.feed(call, Bytes::copy_from_slice(&bytes));
+    pub fn feed(&self, call: u32, bytes: BufferSlice) -> bool {
+        self.bell.feed(call, Bytes::copy_from_slice(&bytes))
     }
 
     /// The call's request is complete.

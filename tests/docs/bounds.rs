@@ -22,7 +22,7 @@ const OF_A_REQUEST: &[(&str, &str)] = &[
 
 /// Fields that need no row: file, field, why.
 const WITHOUT: &[(&str, &str, &str)] = &[
-    ("src/addon/call.rs", "Incoming", "a request's body, which ends at `KIRO_MAX_REQUEST_BODY`"),
+    ("src/addon/feed.rs", "chunks", "a request's body: beyond `HIGH` JavaScript stops to feed"),
     ("src/addon/bell.rs", "messages", "a call's: `held` bounds its bytes"),
     ("src/gateway/dump.rs", "tail", "an attempt's: the end of its frames"),
     ("src/gateway/rounds.rs", "waiting", "a message's searches"),
