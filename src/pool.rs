@@ -698,7 +698,7 @@ impl Pool {
         }
         let pending = self.0.writer.flush(deadline.saturating_duration_since(Instant::now())).await;
         if tokio::time::timeout_at(deadline, self.0.store.idle()).await.is_err() {
-            tracing::warn!("work on the store's file goes on: another process holds its lock");
+            tracing::warn!("work on the store's file isn't over: a lock of another process or a disk holds it up");
         }
         pending
     }

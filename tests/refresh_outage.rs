@@ -5,6 +5,8 @@
 #[path = "support/accounts.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod accounts;
+#[path = "support/log.rs"]
+mod log;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;
@@ -234,6 +236,29 @@ async fn a_restart_while_the_store_takes_no_writes_loses_no_login_r51() {
     while !kept(&state).is_empty() {
         assert!(Instant::now() < end, "{:?}", kept(&state));
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What is lost is an error, and nothing else is.
+#[tokio::test]
+async fn a_stop_during_an_outage_names_the_logins_that_it_loses_r33_r51() {
+    let log = log::Log::listen();
+    let folder = tempfile::tempdir().unwrap();
+    for (state, kept) in [(folder.path().to_str(), "WARN"), (None, "ERROR")] {
+        let settings: Vec<_> = state.map(|state| ("KIRO_STATE_DIR", state)).into_iter().collect();
+        let world = World::new(1, 1, &settings).await;
+        world.asks("hello").await.unwrap();
+        world.all_saved(Duration::from_secs(5)).await;
+        let before = log.lines("").len();
+        world.redis("CONFIG SET maxmemory 1");
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        // The token comes as the stop begins.
+        world.asks("and now").await.unwrap();
+        world.gateway.close(Duration::ZERO).await;
+        let said = log.lines("").split_off(before).join("\n");
+        assert_eq!(said.contains("ERROR"), kept == "ERROR", "{said}");
+        let sentence = if kept == "WARN" { "waits in KIRO_STATE_DIR" } else { "this account must log in again" };
+        assert!(said.contains(sentence), "{said}");
     }
 }
 

@@ -79,7 +79,7 @@ use crate::error::{Code, Error};
 use crate::memory::{self, give_back_when_quiet};
 use crate::metrics::{Metrics, memory_allowed};
 use crate::policy::names::PassedNames;
-use crate::pool::{AccountInfo, Hooks, Pool, Wanted, short};
+use crate::pool::{AccountInfo, Hooks, Pool, Wanted};
 use crate::proto::kiro::client_identity;
 use crate::proto::messages::request::{Purpose, SystemMode};
 use crate::proto::translate::edits::edit;
@@ -640,15 +640,8 @@ impl Gateway {
         }
         let left = deadline.saturating_duration_since(now()).max(LAST_WORDS);
         shared.credentials.close(left).await;
-        let pending = shared.pool.close(left).await;
-        if !pending.accounts.is_empty() || !pending.tokens.is_empty() {
-            let prefixes = |ids: &[String]| ids.iter().map(|id| short(id).to_owned()).collect::<Vec<_>>().join(",");
-            tracing::error!(
-                accounts = prefixes(&pending.accounts),
-                tokens = prefixes(&pending.tokens),
-                "could not be written to the store any more"
-            );
-        }
+        // The pool's writer says what it could not write (R33).
+        shared.pool.close(left).await;
     }
 }
 

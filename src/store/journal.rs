@@ -89,9 +89,17 @@ impl Journal {
     }
 
     /// Whether this very token lies there, for the next process.
-    pub(super) fn holds(&self, account: &str, unsaved: &UnsavedToken) -> bool {
+    fn holds(&self, account: &str, unsaved: &UnsavedToken) -> bool {
         let kept = self.parse(&self.path(account)).ok().flatten();
         kept.is_some_and(|(_, kept)| kept.refresh_token() == unsaved.refresh_token())
+    }
+
+    /// Whether this very token lies there at last: what came too late for its turn is kept now.
+    pub(super) fn keeps(&self, account: &str, unsaved: &UnsavedToken) -> bool {
+        self.holds(account, unsaved) || {
+            self.keep(account, unsaved);
+            self.holds(account, unsaved)
+        }
     }
 
     fn note(&self, done: Result<(), StoreError>) -> bool {

@@ -215,14 +215,17 @@ impl Writer {
             let accounts: Vec<&str> = left.accounts.iter().map(|id| short(id)).collect();
             tracing::warn!(count = accounts.len(), ?accounts, "outcomes could not be written");
         }
-        let unsaved: Vec<(String, UnsavedToken)> =
-            self.shared.state().tokens.iter().map(|(id, token)| (id.clone(), token.clone())).collect();
-        for (id, token) in &unsaved {
+        let unsaved: Vec<(String, UnsavedToken, bool)> = {
+            let tokens = &self.shared.state().tokens;
+            tokens.iter().map(|(id, token)| (id.clone(), token.clone(), tokens.waits(id))).collect()
+        };
+        for (id, token, is_ours) in &unsaved {
             match &self.shared.journal {
-                Some(journal) if journal.holds(id, token) => {
+                _ if !token.brings_a_token() => {}
+                // What an earlier process left lies there.
+                Some(journal) if !is_ours || journal.keeps(id, token) => {
                     tracing::warn!(account = short(id), "a refreshed token waits in KIRO_STATE_DIR")
                 }
-                _ if !token.brings_a_token() => {}
                 _ => tracing::error!(
                     account = short(id),
                     "a refreshed token could not be saved: this account must log in again"
