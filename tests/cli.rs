@@ -1003,7 +1003,7 @@ fn doctor_names_a_place_for_the_store_that_is_none() {
         place.store.1 = format!("file:{path}");
         let wrong = place.doctor("wrong", 1);
         let says = |line: &String| {
-            ["can be written in", "not a file", "not a directory"].iter().any(|words| line.contains(words))
+            ["can be written in", "is a folder", "not a directory"].iter().any(|words| line.contains(words))
         };
         assert!(wrong.iter().any(says), "{wrong:#?}");
     }

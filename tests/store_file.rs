@@ -270,7 +270,7 @@ async fn a_pipe_or_device_is_an_outage_until_it_is_a_file_r54_r65() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pool.json");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    for path in [&*pipe, Path::new("/dev/zero"), folder.path()] {
+    for path in [&*pipe, Path::new("/dev/zero")] {
         let store = tokio::time::timeout(Duration::from_secs(5), open(path)).await.expect("nothing is waited for");
         assert!(
             matches!(store.status(), Status::Connecting(Some(error)) if error.to_string().ends_with(": is not a file"))
@@ -281,6 +281,17 @@ async fn a_pipe_or_device_is_an_outage_until_it_is_a_file_r54_r65() {
     write(&pipe, &pool(TOKEN));
     wait_for(&store, |status| *status == Status::Connected, Duration::from_secs(3)).await;
     assert_eq!(store.load().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_in_the_files_place_ends_the_start_r54_r63() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_path_buf();
+    for config in [StoreConfig::File(path.clone()), StoreConfig::Aiclient(path)] {
+        let error = Store::connect(&config).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Config);
+        assert!(error.to_string().contains(" is a folder: name a file in KIRO_STORE"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

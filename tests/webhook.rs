@@ -144,6 +144,20 @@ async fn a_dead_account_is_told_of_once_and_signed() {
     assert!(world.gateway.metrics().contains("kiro_notices_total{outcome=\"sent\"} 1\n"));
 }
 
+#[tokio::test]
+async fn a_suspicion_is_said_once() {
+    let receiver = Receiver::start(Manner::Takes).await;
+    let options = [("KIRO_WEBHOOK_URL", &*receiver.url), ("KIRO_AFFINITY", "off")];
+    let world = World::with_tokens(&["sim-suspicious", "ok"], &options).await;
+    settle().await;
+    ask(&world, 4).await;
+    receiver.heard(&["account_suspicious"]).await;
+    let notice = &receiver.notices()[0];
+    let text = notice["text"].as_str().unwrap();
+    assert!(text.starts_with("Kiro account 00000000 rests: Kiro reports suspicious activity, until 20"), "{text}");
+    assert_eq!(notice["cause"], "suspicious activity (1)");
+}
+
 /// A restart at night, and the account dies with its first request.
 #[tokio::test]
 async fn an_account_that_dies_right_after_the_start_is_told_of() {

@@ -235,7 +235,9 @@ fn account_text(
     };
     let mut text = format!("Kiro account {} {what}", short(id));
     if let Some(cause) = cause {
-        text = format!("{text} ({cause})");
+        if condition != Condition::Suspicious {
+            text = format!("{text} ({cause})");
+        }
         more.insert("cause".to_owned(), json!(cause));
     }
     if let Some(until) = until {

@@ -15,3 +15,8 @@ pub mod tree;
 pub(crate) use literal::unescape;
 pub use literal::{Literal, decode, decode_whole, escape, without_lone_halves};
 pub use scan::{Completeness, compact};
+
+/// A file's text without the mark of its encoding that some editors put in front.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}

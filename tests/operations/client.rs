@@ -66,7 +66,7 @@ fn what_is_wrong_has_its_cure_and_an_exit_code() {
     let empty = Server::start(&[], &[("KIRO_STORE", &store), ("KIRO_UPSTREAM", "kiro")]);
     let empty_url = format!("http://{}", empty.address());
     for (arguments, wrong, cure) in [
-        (vec!["--url", &url, "--key", "wrong-1"], "key: the server refuses it", "keys add NAME"),
+        (vec!["--url", &url, "--key", "wrong-1"], "key: the server refuses it", "keys list` at the server"),
         (vec!["--url", &url], "key: the server asks for one", "--key or KIRO_API_KEY"),
         (vec!["--url", &format!("http://{free}")], "address: ", "start kiro-server there"),
         (vec!["--url", &format!("{url}/elsewhere")], "is no kiro-server: /health has status 404", "--url, without /v1"),

@@ -288,8 +288,13 @@ async fn lists(request: RequestBuilder, has_key: bool) -> (Vec<Check>, Option<St
             (vec![Check::wrong("models", "none", "`kiro-server accounts check` says what the accounts have")], None)
         }
         StatusCode::UNAUTHORIZED => {
-            let found = if has_key { "the server refuses it" } else { "the server asks for one" };
-            let cure = "name it with --key or KIRO_API_KEY; `kiro-server keys add NAME` makes one";
+            let (found, cure) = if has_key {
+                let cure = "`kiro-server keys list` at the server says which have ended; `kiro-server keys add NAME` makes one";
+                ("the server refuses it", cure)
+            } else {
+                let cure = "name it with --key or KIRO_API_KEY; `kiro-server keys add NAME` makes one";
+                ("the server asks for one", cure)
+            };
             (vec![Check::wrong("key", found, cure)], None)
         }
         status => (vec![Check::wrong("models", said(status, &body), "`kiro-server doctor` says why")], None),

@@ -126,13 +126,14 @@ pub fn relative(time: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// `40 s`, `52 min`, `3 h`, `12 days`.
+/// `40 s`, `52 min`, `3 h`, `12 days`, to the nearest one: what ends in 90 days still does so a second later.
 fn duration(seconds: u64) -> String {
+    let nearest = |unit: u64| (seconds + unit / 2) / unit;
     match seconds {
         0..=99 => format!("{seconds} s"),
-        100..=5_999 => format!("{} min", seconds / 60),
-        6_000..=172_799 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
+        100..=5_999 => format!("{} min", nearest(60)),
+        6_000..=172_799 => format!("{} h", nearest(3600)),
+        _ => format!("{} days", nearest(86_400)),
     }
 }
 
@@ -198,7 +199,7 @@ mod tests {
         let now: Timestamp = "2026-11-23T10:00:00Z".parse().unwrap();
         let at = |seconds: i64| Timestamp::from_second(now.as_second() + seconds).unwrap();
         for (seconds, text) in
-            [(40, "in 40 s"), (3120, "in 52 min"), (-7200, "2 h ago"), (10 * 86_400, "in 10 days"), (0, "now")]
+            [(40, "in 40 s"), (3120, "in 52 min"), (-7200, "2 h ago"), (90 * 86_400 - 1, "in 90 days"), (0, "now")]
         {
             assert_eq!(relative(at(seconds), now), text);
         }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{hex, rfc3339};
+use crate::proto::json::without_mark;
 
 /// Most named keys of one place.
 pub const MOST_KEYS: usize = 20_000;
@@ -216,7 +217,7 @@ pub fn client_keys(text: &[u8]) -> Result<Vec<ClientKey>, String> {
     if text.len() as u64 > MOST_BYTES {
         return Err(format!("is larger than {MOST_BYTES} bytes"));
     }
-    let document: Document<'_> = serde_json::from_slice(text).map_err(|error| unreadable(&error))?;
+    let document: Document<'_> = serde_json::from_slice(without_mark(text)).map_err(|error| unreadable(&error))?;
     fits(document.keys.len())?;
     let mut keys = Vec::with_capacity(document.keys.len());
     for (at, record) in document.keys.iter().enumerate() {
@@ -323,7 +324,7 @@ fn edited(text: &[u8], edit: impl FnOnce(&mut Vec<Value>)) -> Result<Vec<u8>, St
 }
 
 fn document(text: &[u8]) -> Result<Value, String> {
-    let document: Value = serde_json::from_slice(text).map_err(|error| unreadable(&error))?;
+    let document: Value = serde_json::from_slice(without_mark(text)).map_err(|error| unreadable(&error))?;
     if document.is_object() { Ok(document) } else { Err("must be a JSON object".to_owned()) }
 }
 
@@ -441,6 +442,7 @@ mod tests {
             assert!(!refused.contains("secret"), "{refused}");
         }
         assert_eq!(names(br#"{"keys":[]}"#).unwrap(), Vec::<String>::new());
+        assert!(names("\u{feff}{\"keys\":[]}".as_bytes()).unwrap().is_empty(), "as some editors write it");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::super::{StoreError, StoreErrorKind};
+use crate::proto::json::without_mark;
 use crate::proto::record::import::is_service_list;
 use crate::proto::record::{Json, Limits, Object, TokenFile, Unusable, is_account_id};
 
@@ -181,6 +182,9 @@ fn of_another(file: &Object<'_>) -> Option<StoreError> {
 /// Line and column of a mistake, from 1, columns in bytes.
 pub(super) fn place(text: &[u8], error: Unusable) -> String {
     match error {
+        Unusable::NotJson { at: 0 } if without_mark(text).len() < text.len() => {
+            "begins with a byte-order mark: save it as UTF-8 without one".to_owned()
+        }
         Unusable::NotUtf8 { at } | Unusable::NotJson { at } => {
             let before = &text[..at];
             let line = memchr::memchr_iter(b'\n', before).count() + 1;
@@ -249,6 +253,7 @@ mod tests {
         assert_eq!(error(b""), "store content: not JSON at line 1, column 1");
         assert_eq!(error(b"{\"a\":\"\xff\"}"), "store content: not UTF-8 at line 1, column 7");
         assert_eq!(error(b"[1]"), "store content: not a JSON object");
+        assert!(error(b"\xef\xbb\xbf{}").ends_with("begins with a byte-order mark: save it as UTF-8 without one"));
         assert_eq!(error(b"{\"accounts\":[\"hush\"]}"), "store content: \"accounts\" is no object");
         assert!(error(b"SQLite format 3\0\x10\x00").contains("only JSON token files"));
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::super::StoreError;
+use super::super::{StoreError, StoreErrorKind};
 use crate::files::{self, Stamp};
 
 /// How long a write waits for another process to finish its own.
@@ -51,6 +51,18 @@ pub(super) fn look(path: &Path) -> Result<Option<FoundFile>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(path, &error)),
     }
+}
+
+/// A folder in the file's place won't become one by itself: Docker makes one where a file to be mounted is missing.
+pub(super) fn refuse_folder(path: &Path) -> Result<(), StoreError> {
+    if !path.is_dir() {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} is a folder: name a file in KIRO_STORE (Docker makes a folder where the file to be mounted is missing)",
+        path.display()
+    );
+    Err(StoreError::new(StoreErrorKind::Config, detail))
 }
 
 /// The whole file; `None` when it is not there. A file longer than [`MOST`] is cut one byte behind it.

@@ -23,6 +23,7 @@ use super::{
     StoreErrorKind, Tickets, TokenKey,
 };
 use crate::files::Stamp;
+use crate::proto::json::without_mark;
 use crate::proto::record::{self, Account, Registration, Token, TokenFile, id_of_path, token_id_of_path};
 use crate::secret::Secret;
 
@@ -200,6 +201,7 @@ impl FileStore {
             if let Ok(target) = disk::target(&inner.path) {
                 disk::sweep(&target);
             }
+            disk::refuse_folder(&inner.path)?;
             inner.content().map(|_| ())
         });
         // The status holds an error; the file may come or be repaired (R54). One of another program won't be ours.
@@ -770,11 +772,8 @@ impl fmt::Debug for Imported {
 pub fn import(path: &Path, now: Timestamp) -> Result<Imported, StoreError> {
     let named = |error: StoreError| StoreError { detail: format!("{} {}", path.display(), error.detail), ..error };
     let target = disk::target(path)?;
-    let mut text = disk::read_at_most(&target, record::RECORD.bytes as u64 + 1)?;
-    // Some editors begin a file with a mark of its encoding.
-    if let Some(rest) = text.as_ref().and_then(|text| text.strip_prefix(b"\xef\xbb\xbf")) {
-        text = Some(rest.to_vec());
-    }
+    let text = disk::read_at_most(&target, record::RECORD.bytes as u64 + 1)?;
+    let text = text.map(|text| without_mark(&text).to_vec());
     match text.as_ref().map(Vec::len) {
         None => return Err(StoreError::away(format!("{}: not found; log in in Kiro first", path.display()))),
         Some(length) if length > record::RECORD.bytes => {

@@ -21,6 +21,7 @@ use super::{
     StoreError, StoreErrorKind, Tickets, TokenKey, Warned, broken, disk, id_secret,
 };
 use crate::files::Stamp;
+use crate::proto::json::without_mark;
 use crate::proto::record::import::{Place, inline, is_service_list, place_of_record};
 use crate::proto::record::{self, Object, RECORD, Registration, id_of_path, is_account_id, short};
 use crate::secret::Secret;
@@ -122,6 +123,7 @@ impl ServiceStore {
                 seen: Mutex::default(),
             }),
         };
+        store.run(|service| disk::refuse_folder(&service.path)).await?;
         // The status holds an error; the file may come or be repaired (R54).
         let _status = store.run(|service| service.pool().map(|_| ())).await;
         Ok(store)
@@ -327,8 +329,7 @@ impl Service {
 
     fn parse(&self, text: Bytes) -> Result<ServicePool, StoreError> {
         let of_this = |problem: String| broken(format!("{} {problem}", self.path.display()));
-        // Some editors begin a file with a mark of its encoding.
-        let json = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+        let json = without_mark(&text);
         let file = Object::parse(json, FILE).map_err(|error| of_this(place(json, error)))?;
         let mut pool = ServicePool::default();
         let is_read = |name: &str| self.only.as_deref().map_or_else(|| is_service_list(name), |only| name == only);
