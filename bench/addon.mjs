@@ -30,10 +30,13 @@ export async function start(house, upstreamPort, binary) {
   writeFileSync(store, JSON.stringify(accounts()), { mode: 0o600 })
   const upstream = `http://127.0.0.1:${upstreamPort}`
   const options = { store: `file:${store}`, upstreamUrl: `${upstream}/generateAssistantResponse`, maxConns: 16_384 }
-  return [
-    await node(house, 'addon', ['handler.mjs', JSON.stringify(options)], { NAPI_RS_NATIVE_LIBRARY_PATH: binary }),
-    await node(house, 'undici', ['undici.mjs', upstream, 'bench-access']),
-  ]
+  const addon = await node(house, 'addon', ['handler.mjs', JSON.stringify(options)], { NAPI_RS_NATIVE_LIBRARY_PATH: binary })
+  return [addon, await plain(house, upstreamPort)]
+}
+
+/** The gateway in plain JavaScript. */
+export function plain(house, upstreamPort) {
+  return node(house, 'undici', ['undici.mjs', `http://127.0.0.1:${upstreamPort}`, 'bench-access'])
 }
 
 /** A Node.js process of bench/addon. */
@@ -70,8 +73,8 @@ export function judgeAddon(cases) {
     median((cases[name]?.undici ?? []).map((theirs, round) => pick(theirs) / pick(cases[name].addon[round])))
   const us = (value) => `${value.toFixed(2)} µs`
   for (const [name, label, bar] of [
-    ['addon-burst', 'in bursts of 20', 2],
-    ['addon-trickle', 'singly', 8],
+    ['addon-burst', 'in bursts of 20', 0.6],
+    ['addon-trickle', 'singly', 3],
   ]) {
     if (!cases[name]?.addon) continue
     const main = of(name, 'addon', (f) => f.mainMicros)

@@ -1,5 +1,7 @@
 // What is measured: each case gives one row of figures per subject and round.
 import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { gzipSync } from 'node:zlib'
 
 /** The load generator's answer, with what the subject spent meanwhile. */
 export async function burst(load, subject, scale) {
@@ -70,17 +72,27 @@ export async function mixed(load, subject, scale) {
   return { failed: answer.failed + large.answer.failed, failures, lateMs: answer.late_ms, firstEventMs: large.answer.first_event_ms }
 }
 
-/** One-event streams, so many at a time: requests a second and the time to the first event of each number. */
-export async function rate(load, subject, scale) {
-  const at = {}
-  let failed = 0
+/** One-event streams, so many at a time: requests a second and the time to the first event of each number, every subject in turn. */
+export async function rate(load, subjects, scale) {
+  const figures = new Map(subjects.map((subject) => [subject, { failed: 0, at: {} }]))
   for (const clients of [1, 2, 4, 8, 16, 32, 64, 128, 256]) {
-    const rounds = String(Math.ceil((Math.max(2000, 20 * clients) * scale) / clients))
-    const { answer, cpu } = await underLoad(load, subject, ['single', '--streams', String(clients), '--rounds', rounds])
-    failed += answer.failed
-    at[clients] = { firstEventMs: answer.first_event_ms, perSecond: answer.streams_per_second, cpuMicros: (cpu * 1e6) / answer.streams }
+    const rounds = String(Math.ceil((Math.max(4000, 40 * clients) * scale) / clients))
+    for (const [subject, found] of figures) {
+      const { answer, cpu } = await underLoad(load, subject, ['single', '--streams', String(clients), '--rounds', rounds])
+      found.failed += answer.failed
+      found.at[clients] = { firstEventMs: answer.first_event_ms, perSecond: answer.streams_per_second, cpuMicros: (cpu * 1e6) / answer.streams }
+    }
   }
-  return { failed, at }
+  return figures
+}
+
+/**
+ * The image holds the server's program and an empty folder, on no base (deploy/Dockerfile.release): its layer is that file.
+ * The released one is linked with musl and has traces in it, so its size is not to the byte this build's.
+ */
+export function size(binary) {
+  const program = readFileSync(binary)
+  return { bytes: program.length, packed: gzipSync(program).length }
 }
 
 const MEGABYTE = 1 << 20

@@ -1,15 +1,17 @@
 // npm run bench: the release server beside nginx, in the same run, against the same simulated upstream.
 //
 //   npm run bench                          every case, 5 rounds
-//   npm run bench -- --only burst,trickle  some of: burst trickle single conversation mixed hand-over rate open many-open start addon shapes
+//   npm run bench -- --only burst,trickle  some of: burst trickle single conversation mixed hand-over rate open many-open start size addon shapes
 //   npm run bench -- --rounds 9            more rounds, steadier medians
 //   npm run bench -- --quick               a tenth of the load, one round: does it work at all
 //   npm run bench -- --beside PATH         another kiro-server binary in the same run: before and after
+//   npm run bench -- --beside-name TEXT    what that one is called in the tables
+//   npm run bench -- --publish             the run that the project shows: docs/performance.md and the chart from it
 //   npm run bench -- --micro               the micro-benchmarks too (cargo bench)
 //   npm run bench -- --no-build --no-save
 //
-// Prints figures next to their targets and keeps them in bench/results/. Always ends with 0 when it could measure: people
-// judge the figures. Linux only: the figures are read from /proc.
+// Prints figures next to their targets and keeps them in bench/results/. A case that breaks is said and left out, and the
+// run ends with 1 then; figures alone never do that: people judge them. Linux only: the figures are read from /proc.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
@@ -17,11 +19,12 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 import * as addon from '../bench/addon.mjs'
 import * as shapes from '../bench/shapes.mjs'
-import { burst, conversation, mixed, open, rate, single, trickle } from '../bench/measure.mjs'
+import { burst, conversation, mixed, open, rate, single, size, trickle } from '../bench/measure.mjs'
 import { handOver } from '../bench/handover.mjs'
 import { House, Subject } from '../bench/processes.mjs'
+import { isWhole, publish } from '../bench/publish.mjs'
 import { chart, judge, table } from '../bench/report.mjs'
-import { needRust, root, run, serverBinary, target } from './steps.mjs'
+import { installPackages, needRust, root, run, serverBinary, target } from './steps.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -29,12 +32,15 @@ const { values: options } = parseArgs({
     rounds: { type: 'string' },
     quick: { type: 'boolean', default: false },
     beside: { type: 'string' },
+    'beside-name': { type: 'string' },
+    publish: { type: 'boolean', default: false },
     micro: { type: 'boolean', default: false },
     'no-build': { type: 'boolean', default: false },
     'no-save': { type: 'boolean', default: false },
   },
 })
-const wanted = options.only?.split(',') ?? ['burst', 'trickle', 'single', 'conversation', 'mixed', 'hand-over', 'rate', 'open', 'many-open', 'start', 'addon', 'shapes']
+const ALL = ['burst', 'trickle', 'single', 'conversation', 'mixed', 'hand-over', 'rate', 'open', 'many-open', 'start', 'size', 'addon', 'shapes']
+const wanted = options.only?.split(',') ?? ALL
 const rounds = Number(options.rounds ?? (options.quick ? 1 : 5))
 const scale = options.quick ? 0.1 : 1
 const binary = serverBinary('release')
@@ -57,46 +63,77 @@ if (!options['no-build']) {
   if (!(await run('cargo', [...args, '--example', 'load']))) fail('the build failed')
   if (wanted.includes('addon') && !(await run('cargo', ['build', '--release', '--lib']))) fail('the build of the addon failed')
 }
+// Built before anything is measured.
 const library = wanted.includes('shapes') ? await shapes.build() : null
-if (wanted.includes('shapes') && library === null) fail('the build of bench/shapes failed')
+const broken = []
+const javascript = ['conversation', 'addon'].some((name) => wanted.includes(name)) && (await installPackages())
 
 const house = new House()
 for (const [signal, status] of [['SIGINT', 130], ['SIGTERM', 143]]) process.on(signal, () => house.end().then(() => process.exit(status)))
-let cases
+const cases = {}
 try {
-  cases = await measure()
+  await measure()
 } finally {
   await house.end()
 }
 const subjects = ['nginx', ...(options.beside ? ['beside'] : []), 'kiro-server']
 const rows = [...(server ? judge(cases, 'kiro-server') : []), ...addon.judgeAddon(cases), ...shapes.judgeShapes(cases)]
-if (options.beside) console.log(`\nbeside: ${options.beside}\n${table(judge(cases, 'beside'))}`)
+const beside = options.beside && { name: options['beside-name'] ?? path.basename(options.beside), rows: judge(cases, 'beside') }
+if (beside) console.log(`\nbeside: ${options.beside}\n${table(beside.rows)}`)
 console.log(`\n${table(rows)}`)
 const cpu = os.cpus()
 console.log(`\n${cpu.length} × ${cpu[0]?.model.trim()}, load ${os.loadavg().map((load) => load.toFixed(1)).join(' ')}`)
+for (const { name, error } of broken) console.error(`bench: ${name} broke: ${error}`)
 if (!options['no-save']) save()
 if (options.micro) await run('cargo', ['bench', '--no-default-features'])
+process.exitCode = broken.length === 0 ? 0 : 1
+
+/** Part of a run. When it breaks the others still count. */
+async function part(name, work) {
+  try {
+    return await work()
+  } catch (error) {
+    console.error(`bench: ${name}: ${error.stack}`)
+    broken.push({ name, error: error.message })
+    return undefined
+  }
+}
+
+function keep(name, who, figures) {
+  const places = (cases[name] ??= {})
+  ;(places[who] ??= []).push(figures)
+  const text = JSON.stringify(figures, (_, value) => (typeof value === 'number' ? Number(value.toFixed(3)) : value))
+  console.log(`${name} ${who} ${text}`)
+}
 
 async function measure() {
-  const upstream = server || wanted.includes('addon') ? await house.simulator(binary) : 0
+  const upstream = server || wanted.includes('addon') ? await part('simulator', () => house.simulator(binary)) : 0
   const load = {
     binary: path.join(target, 'release', 'examples', 'load'),
     face: (subject) => (['nginx', 'direct'].includes(subject.name) ? ['--raw', '--key', 'bench-access'] : []),
   }
-  const cases = {}
-  const keep = (name, who, figures) => {
-    const places = (cases[name] ??= {})
-    ;(places[who] ??= []).push(figures)
-    const text = JSON.stringify(figures, (_, value) => (typeof value === 'number' ? Number(value.toFixed(3)) : value))
-    console.log(`${name} ${who} ${text}`)
-  }
-  if (wanted.includes('addon')) await measureAddon(load, upstream, keep)
-  if (wanted.includes('shapes')) for (let round = 0; round < Math.min(rounds, 3); round++) shapes.shapes(library, keep)
-  if (!server) return cases
+  if (wanted.includes('addon')) await part('addon', () => measureAddon(load, upstream))
+  if (wanted.includes('shapes')) await part('shapes', measureShapes)
+  if (!server || upstream === undefined) return
+  await part('rounds', () => measureRounds(load, upstream))
+  for (const name of Object.keys(ON_FRESH)) if (wanted.includes(name)) await part(name, () => measureFresh(name, load, upstream))
+  if (wanted.includes('hand-over')) await part('hand-over', () => measureHandOver(upstream))
+  if (wanted.includes('start')) await part('start', () => measureStart(upstream))
+  if (wanted.includes('size')) await part('size', () => programs().forEach(([name, program]) => keep('size', name, size(program))))
+}
+
+/** The server's programs: the other one first. */
+function programs() {
+  return [...(options.beside ? [['beside', options.beside]] : []), ['kiro-server', binary]]
+}
+
+/** What processes that serve for long are asked for, in turn. */
+async function measureRounds(load, upstream) {
+  if (!['burst', 'trickle', 'single', 'rate'].some((name) => wanted.includes(name))) return
   const direct = new Subject('direct', upstream, { pids: () => [] })
   const nginx = await house.nginx(upstream)
-  const servers = [await house.server('kiro-server', binary, upstream)]
-  if (options.beside) servers.push(await house.server('beside', options.beside, upstream))
+  const servers = []
+  for (const [name, program] of programs().toReversed()) servers.push(await house.server(name, program, upstream))
 
   for (const subject of [nginx, ...servers]) await burst(load, subject, 0.05) // warm
   for (let round = 0; round < rounds; round++) {
@@ -112,44 +149,53 @@ async function measure() {
       for (const subject of [direct, ...inTurn]) keep('single', subject.name, await single(load, subject, scale))
     }
   }
-  // Once, and not on a machine that other rounds have warmed: it is one long sweep.
-  if (wanted.includes('rate')) for (const subject of [direct, nginx, ...servers]) keep('rate', subject.name, await rate(load, subject, scale))
-  for (const [name, run] of Object.entries(ON_FRESH)) {
-    if (!wanted.includes(name)) continue
-    const fresh = [
-      () => house.nginx(upstream),
-      ...(options.beside ? [() => house.server('beside', options.beside, upstream)] : []),
-      () => house.server('kiro-server', binary, upstream),
-    ]
-    for (const start of fresh) {
-      const subject = await start()
-      keep(name, subject.name, await run(load, subject))
+  if (wanted.includes('rate')) {
+    const found = await rate(load, [direct, nginx, ...servers], scale)
+    for (const [subject, figures] of found) keep('rate', subject.name, figures)
+  }
+  for (const subject of [nginx, ...servers]) await house.stop(subject)
+}
+
+/** A case of ON_FRESH: each subject in a process of its own. */
+async function measureFresh(name, load, upstream) {
+  const fresh = [() => house.nginx(upstream), ...programs().map(([who, program]) => () => house.server(who, program, upstream))]
+  if (name === 'conversation') {
+    if (javascript) fresh.push(() => addon.plain(house, upstream))
+    else broken.push({ name: 'undici', error: 'npm ci failed' })
+  }
+  for (const start of fresh) {
+    const subject = await start()
+    keep(name, subject.name, await ON_FRESH[name](load, subject))
+    await house.stop(subject)
+  }
+}
+
+async function measureHandOver(upstream) {
+  for (const [name, program] of programs()) {
+    const { subject, ...figures } = await handOver((port) => house.server(name, program, port), upstream, Math.ceil(200 * scale))
+    keep('hand-over', name, figures)
+    await house.stop(subject)
+  }
+}
+
+async function measureStart(upstream) {
+  for (let n = 0; n < 5; n++) {
+    for (const [name, program] of programs().toReversed()) {
+      const subject = await house.server(name, program, upstream)
+      keep('start', name, subject.startMs)
       await house.stop(subject)
     }
   }
-  if (wanted.includes('hand-over')) {
-    for (const [name, program] of [['beside', options.beside], ['kiro-server', binary]]) {
-      if (!program) continue
-      const { subject, ...figures } = await handOver((port) => house.server(name, program, port), upstream, Math.ceil(200 * scale))
-      keep('hand-over', name, figures)
-      await house.stop(subject)
-    }
-  }
-  if (wanted.includes('start')) {
-    for (let n = 0; n < 5; n++) {
-      for (const [name, program] of [['kiro-server', binary], ['beside', options.beside]]) {
-        if (!program) continue
-        const subject = await house.server(name, program, upstream)
-        keep('start', name, subject.startMs)
-        await house.stop(subject)
-      }
-    }
-  }
-  return cases
+}
+
+async function measureShapes() {
+  if (library === null) throw new Error('the build of bench/shapes failed')
+  for (let round = 0; round < Math.min(rounds, 3); round++) shapes.shapes(library, keep)
 }
 
 /** The addon in node:http beside plain JavaScript. */
-async function measureAddon(load, upstream, keep) {
+async function measureAddon(load, upstream) {
+  if (!javascript) throw new Error('npm ci failed')
   const binary = path.join(house.folder, 'kiro-messages.node')
   copyFileSync(path.join(target, 'release', 'libkiro_messages.so'), binary)
   const subjects = await addon.start(house, upstream, binary)
@@ -183,12 +229,18 @@ function save() {
     machine,
     rounds,
     quick: options.quick,
+    only: options.only,
+    broken,
     rows,
+    beside,
     cases,
   }
   writeFileSync(`${name}.json`, `${JSON.stringify(result, null, 1)}\n`)
   writeFileSync(`${name}.svg`, chart(cases, [...subjects, 'addon', 'undici', ...shapes.SHAPES], date.slice(0, 10)))
   console.log(`kept in ${path.relative(root, name)}.json and .svg`)
+  if (!options.publish) return
+  if (isWhole(result)) publish(path.basename(name))
+  else console.error('bench: not published: it is not a whole run')
 }
 
 /** Most files that a process may have open here. */

@@ -1,8 +1,9 @@
 // The same job in JavaScript, written as well as it can be in plain style: what the addon is measured against.
 //
 // node:http in front, an undici Pool towards upstream, frames checked and cut from the chunks as they come, one write a
-// chunk, back-pressure both ways, an aborted request when the client leaves. It knows the plain path only: text in, text
-// deltas out, one account, no tools, no thinking, no failover, no metrics, no logs. What it leaves out makes it faster.
+// chunk, back-pressure both ways, an aborted request when the client leaves. It knows the plain path only: a conversation
+// with tools in, text deltas out, one account, no thinking, no pictures, no limits, no estimate of tokens, no failover, no
+// metrics, no logs. What it leaves out makes it faster.
 import { randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
 import zlib from 'node:zlib'
@@ -149,14 +150,16 @@ function eventType(data, at, end) {
 
 const sse = (event, data) => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`
 
-function translate({ messages, model }) {
-  const textOf = (content) => (typeof content === 'string' ? content : content.map((block) => block.text ?? '').join('\n'))
+function translate({ system, messages, tools = [], model }) {
   const modelId = model.replace(/-(\d+)-(\d+)$/, '-$1.$2')
-  const turn = ({ role, content }) =>
-    role === 'user'
-      ? { userInputMessage: { content: textOf(content), modelId, origin: 'AI_EDITOR' } }
-      : { assistantResponseMessage: { content: textOf(content) } }
-  const history = messages.slice(0, -1).map(turn)
+  const specifications = tools.map(({ name, description, input_schema }) => ({
+    toolSpecification: { name, description, inputSchema: { json: input_schema } },
+  }))
+  const history = messages.slice(0, -1).map((message) => turn(message, modelId))
+  if (system !== undefined) {
+    const said = { role: 'user', content: system }
+    history.unshift(turn(said, modelId), turn({ role: 'assistant', content: 'OK' }, modelId))
+  }
   return {
     conversationState: {
       agentTaskType: 'vibe',
@@ -164,9 +167,30 @@ function translate({ messages, model }) {
       conversationId: randomUUID(),
       // Upstream refuses an empty one.
       ...(history.length > 0 && { history }),
-      currentMessage: turn(messages.at(-1)),
+      currentMessage: turn(messages.at(-1), modelId, specifications),
     },
   }
+}
+
+/** Upstream refuses empty texts and an empty context. */
+function turn({ role, content }, modelId, tools = []) {
+  const text = textOf(content) || ' '
+  const blocks = typeof content === 'string' ? [] : content
+  if (role === 'assistant') {
+    const toolUses = blocks.filter(({ type }) => type === 'tool_use').map(({ id, name, input }) => ({ toolUseId: id, name, input }))
+    return { assistantResponseMessage: { content: text, ...(toolUses.length > 0 && { toolUses }) } }
+  }
+  const toolResults = blocks
+    .filter(({ type }) => type === 'tool_result')
+    .map(({ tool_use_id, content }) => ({ toolUseId: tool_use_id, content: [{ text: textOf(content) }], status: 'success' }))
+  const context = { ...(tools.length > 0 && { tools }), ...(toolResults.length > 0 && { toolResults }) }
+  const userInputMessageContext = Object.keys(context).length > 0 ? context : undefined
+  return { userInputMessage: { content: text, modelId, origin: 'AI_EDITOR', userInputMessageContext } }
+}
+
+function textOf(content) {
+  if (typeof content === 'string') return content
+  return content.filter(({ type }) => type === 'text').map(({ text }) => text).join('\n')
 }
 
 function fail(res, error) {
