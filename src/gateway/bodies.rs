@@ -7,7 +7,6 @@
 //! Who waits in front of a body holds nothing. A body without `content-length` must hold what it has read while it waits
 //! for more, so two of them could wait for each other: one waits at a time, ahead of all others.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,8 +25,8 @@ const UNTRANSLATED: usize = 2;
 /// A body at least this long lies in pages of its own: the system has them back when it is dropped, whichever thread
 /// drops it. An allocator keeps such memory for the thread that asked for it.
 const MAPPED: usize = 128 * 1024;
-/// Pages for at least so many bytes are asked for at once.
-const AT_ONCE: usize = 32 * 1024;
+/// Pages for so many bytes are asked for at once.
+const AT_ONCE: usize = 128 * 1024;
 /// The first buffer of a body without `content-length`; each further one is twice as long.
 const FIRST_STEP: usize = 64 * 1024;
 /// The `retry-after` of a request that found no room.
@@ -291,7 +290,7 @@ impl BodyBuffer {
     }
 
     fn append(&mut self, bytes: &[u8]) {
-        self.buffer.expect(self.length..self.length + bytes.len());
+        self.buffer.expect(self.length + bytes.len());
         self.buffer.space()[self.length..self.length + bytes.len()].copy_from_slice(bytes);
         self.length += bytes.len();
     }
@@ -313,7 +312,8 @@ impl BodyBuffer {
 
 enum Buffer {
     Small(Vec<u8>),
-    Mapped(MmapMut),
+    /// With how far its pages are there.
+    Mapped(MmapMut, usize),
 }
 
 impl Buffer {
@@ -322,7 +322,7 @@ impl Buffer {
             return Ok(Self::Small(vec![0; size]));
         }
         // Pages that nobody has written to take no memory yet.
-        MmapOptions::new().len(size).map_anon().map(Self::Mapped).map_err(|error| {
+        MmapOptions::new().len(size).map_anon().map(|pages| Self::Mapped(pages, 0)).map_err(|error| {
             tracing::error!(%error, size, "no memory for a request's body");
             no_room()
         })
@@ -332,23 +332,24 @@ impl Buffer {
         self.as_ref().len()
     }
 
-    /// Bytes are about to be written there: the system gives all their pages at once, which takes it less time than to be
-    /// called for each. Where it can't, it is.
-    fn expect(&self, range: Range<usize>) {
+    /// Bytes are about to be written up to there. The system gives the pages for many reads at once, which takes it less
+    /// time than to be called for each. Where it can't, it is.
+    fn expect(&mut self, end: usize) {
         #[cfg(not(target_os = "linux"))]
-        let _ = range;
+        let _ = end;
         #[cfg(target_os = "linux")]
-        if let Self::Mapped(pages) = self
-            && range.len() >= AT_ONCE
+        if let Self::Mapped(pages, there) = self
+            && end > *there
         {
-            _ = pages.advise_range(memmap2::Advice::PopulateWrite, range.start, range.len());
+            let from = std::mem::replace(there, pages.len().min(end + AT_ONCE));
+            _ = pages.advise_range(memmap2::Advice::PopulateWrite, from, *there - from);
         }
     }
 
     fn space(&mut self) -> &mut [u8] {
         match self {
             Self::Small(bytes) => bytes,
-            Self::Mapped(pages) => pages,
+            Self::Mapped(pages, _) => pages,
         }
     }
 }
@@ -357,7 +358,7 @@ impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         match self {
             Self::Small(bytes) => bytes,
-            Self::Mapped(pages) => pages,
+            Self::Mapped(pages, _) => pages,
         }
     }
 }

@@ -20,6 +20,9 @@ const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The first and the longest pause between two checks whether a client that closed its half is still there.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(10);
+/// Most bytes of one read. hyper's buffer stays with the connection, and grows to 128 KiB when reads fill what hyper
+/// wants to read, which is a power of two.
+const READ: u64 = 16 * 1024 - 1;
 /// Bytes that are read and discarded at a time.
 const DISCARDED: usize = 16 * 1024;
 
@@ -102,7 +105,7 @@ pub(crate) fn unsent<T>(_: &T) -> Option<u32> {
 
 impl AsyncRead for ClientSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut (&mut self.stream).take(READ)).poll_read(cx, buf)
     }
 }
 
