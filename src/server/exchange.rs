@@ -29,6 +29,8 @@ pub(super) struct Current {
     rest: Mutex<Option<Incoming>>,
     /// A request has come and its answer hasn't ended.
     answering: AtomicBool,
+    /// Its body is being read.
+    reading: AtomicBool,
     /// All of the request has come.
     received: AtomicBool,
     /// HTTP/1.1
@@ -46,6 +48,7 @@ impl Current {
     pub(super) fn begin(self: &Arc<Self>, request: Request<Incoming>) -> Request<Upload> {
         self.modern.store(request.version() == Version::HTTP_11, Ordering::Relaxed);
         self.received.store(request.body().is_end_stream(), Ordering::Relaxed);
+        self.reading.store(false, Ordering::Relaxed);
         self.begun.store(false, Ordering::Relaxed);
         self.ping.store(false, Ordering::Relaxed);
         self.answering.store(true, Ordering::Relaxed);
@@ -70,6 +73,12 @@ impl Current {
     pub(super) fn is_answering(&self) -> bool {
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         is(&self.answering) && is(&self.received) && is(&self.modern)
+    }
+
+    /// A request has come whose body waits to be read.
+    pub(super) fn is_waiting(&self) -> bool {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        is(&self.answering) && is(&self.modern) && !is(&self.received) && !is(&self.reading) && !is(&self.begun)
     }
 
     /// Has a `ping` sent within the answer. False when its head is still to come.
@@ -131,6 +140,7 @@ impl http_body::Body for Upload {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        self.current.reading.store(true, Ordering::Relaxed);
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *body).poll_frame(cx);
         if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {

@@ -4,12 +4,12 @@
 use std::io;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -20,6 +20,8 @@ const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The first and the longest pause between two checks whether a client that closed its half is still there.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(10);
+/// The longest while it waits for its request to be read.
+const WAITING_LOOK: Duration = Duration::from_millis(250);
 /// Most bytes of one read. hyper's buffer stays with the connection, and grows to 128 KiB when reads fill what hyper
 /// wants to read, which is a power of two.
 const READ: u64 = 16 * 1024 - 1;
@@ -144,6 +146,8 @@ impl AsyncWrite for ClientSocket {
 /// two apart: a dead client's system resets the connection. So after a half-close we send something: a `ping` within a
 /// stream, `100 Continue` before the head of an answer. HTTP/1.0 has neither, and TLS has no half-close: there it is
 /// the end.
+///
+/// While a request waits to be read (M90), nobody reads the socket, so the end is asked for.
 pub(super) struct Halves<'a> {
     socket: &'a mut ClientSocket,
     current: &'a Arc<Current>,
@@ -180,9 +184,14 @@ impl<'a> Halves<'a> {
     }
 
     /// Pending until the client is gone altogether. It polls with a timer: the end of the input, once there, hides
-    /// every later event of the socket.
+    /// every later event of the socket, and what isn't read hides the end.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            if !self.probed && self.sees_end(cx) {
+                self.probed = true;
+                self.look = None;
+                self.probe()?;
+            }
             if let Some(error) = self.socket.stream.take_error()? {
                 return Poll::Ready(Err(error));
             }
@@ -191,9 +200,15 @@ impl<'a> Halves<'a> {
             let (look, pause) =
                 self.look.get_or_insert_with(|| (Box::pin(sleep_until(Instant::now() + FIRST_LOOK)), FIRST_LOOK));
             ready!(look.as_mut().poll(cx));
-            *pause = (*pause * 3).min(LAST_LOOK);
+            *pause = (*pause * 3).min(if self.probed { LAST_LOOK } else { WAITING_LOOK });
             look.as_mut().reset(Instant::now() + *pause);
         }
+    }
+
+    /// The client has closed its half, as the system says it with the bytes that wait before the end.
+    fn sees_end(&self, cx: &mut Context<'_>) -> bool {
+        let ready = pin!(self.socket.stream.ready(Interest::READABLE));
+        matches!(ready.poll(cx), Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     fn wrote(&mut self, cx: &Context<'_>, offered: usize, written: &Poll<io::Result<usize>>) {
@@ -252,6 +267,11 @@ impl AsyncWrite for Halves<'_> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.current.is_waiting()
+            && let Poll::Ready(gone) = self.poll_gone(cx)
+        {
+            return Poll::Ready(gone);
+        }
         Pin::new(&mut *self.socket).poll_flush(cx)
     }
 

@@ -220,6 +220,44 @@ fn a_request_waits_for_room_and_is_refused_after_a_while_m90() {
     assert_eq!(metric(&server, "kiro_request_memory_waits_total{result=\"refused\"}"), 1.0);
 }
 
+/// It would stand in front of those that fit.
+#[test]
+fn a_client_that_leaves_while_it_waits_for_room_frees_its_place_at_once_m10_m90() {
+    let server = Server::start(&["--port", "0"], &[("KIRO_MAX_REQUEST_MEMORY", "64KiB"), ("KIRO_BODY_TIMEOUT", "60s")]);
+    server.is_ready();
+    let request = |scenario: &Value, length: usize| {
+        let mut body = base();
+        body["stream"] = json!(true);
+        body["messages"] = json!([{ "role": "user", "content": format!("{}[[sim {scenario}]]", "x".repeat(length)) }]);
+        post(&body.to_string())
+    };
+    let waits = |count: f64| wait_for(&server, "kiro_request_memory_waits_total{result=\"waited\"}", |n| n == count);
+    let held = send(server.address, &request(&json!({ "first_ms": 60_000, "text": "first" }), 40_000));
+    wait_for(&server, "kiro_requests_in_flight", |value| value == 1.0);
+    let large = request(&json!({ "text": "large" }), 30_000);
+    let leaves = send(server.address, &large);
+    waits(1.0);
+    let mut small = send(server.address, &request(&json!({ "text": "small" }), 1));
+    waits(2.0);
+    drop(leaves);
+    let left = Instant::now();
+    until(&mut small, "message_stop");
+    assert!(left.elapsed() < Duration::from_secs(5), "{:?}", left.elapsed());
+    // One that only has nothing more to say stays in front.
+    let mut stays = send(server.address, &large);
+    waits(3.0);
+    stays.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut behind = send(server.address, &request(&json!({ "text": "small" }), 1));
+    waits(4.0);
+    behind.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(behind.read(&mut [0]).is_err(), "it overtook");
+    held.shutdown(std::net::Shutdown::Both).unwrap();
+    drop(held);
+    behind.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    until(&mut stays, "large");
+    until(&mut behind, "message_stop");
+}
+
 /// Each holds 128 KiB of 300 and needs all there is: one is refused, so that the other can go on.
 #[test]
 fn chunked_bodies_that_both_grow_do_not_wait_for_each_other_m90() {
