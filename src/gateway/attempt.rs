@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Shared;
 use super::account_attempts::{AccountAttempts, Variation};
 use super::job::{RequestJob, Translation};
 use super::open::NextAttempt;
+use super::outside::now;
 use super::pictures::large_pictures;
 use super::witness::{AttemptLog, Attempted};
-use super::{Shared, now};
 use crate::config::Config;
 use crate::error::{AccountFailure, Code, Error};
 use crate::policy::health::lasting_mark;

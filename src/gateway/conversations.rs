@@ -6,7 +6,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{Call, Shared, random_uuid, spawn};
+use super::outside::{random_uuid, spawn};
+use super::{Call, Shared};
 use crate::config::{Config, StoreKind};
 use crate::policy::affinity::{Affinity, Turn};
 use crate::policy::select::Strategy;

@@ -3,19 +3,20 @@
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
 use super::account_attempts::Variation;
 use super::attempt::Attempts;
+use super::heavy::run_heavy;
 use super::open_streams::Permit;
+use super::outside::random_id;
 use super::rounds::Rounds;
 use super::stream::MessageStream;
 use super::structured::answer_check;
 use super::summary::{self, RefusedRequest};
 use super::trace::Trace;
 use super::witness::AttemptLog;
-use super::{Call, Gateway, Leniency, Shared, random_id};
+use super::{Call, Gateway, Leniency, Shared};
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
 use crate::proto::kiro::request::KiroBody;
@@ -29,9 +30,6 @@ use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::{Fallback, Model, Models};
 use crate::proto::translate::pictures::Pictures;
 use crate::proto::translate::request::{Context, Replay, Translated, translate};
-
-/// From this many bytes on, work on a request takes a millisecond or more.
-pub(super) const LONG: usize = 512 * 1024;
 
 /// The parts of a request that stay the same over all attempts.
 #[derive(Clone)]
@@ -407,11 +405,4 @@ fn tell_unserved(request_id: &str, translated: &Translated) {
     if let Some(ignored) = translated.ignored.header() {
         tracing::debug!(request_id, ignored, "accepted without effect (M80)");
     }
-}
-
-/// Does work over `bytes` of a request. For long work the runtime first moves the thread's other streams to another
-/// thread.
-pub(super) fn run_heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let is_shared = || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if bytes >= LONG && is_shared() { tokio::task::block_in_place(work) } else { work() }
 }

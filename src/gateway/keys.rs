@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
-use super::job::run_heavy;
-use super::{Gateway, Shared, now};
+use super::heavy::run_heavy;
+use super::outside::now;
+use super::{Gateway, Shared};
 use crate::config::{Config, StoreKind};
 use crate::error::{Code, Error};
 use crate::files::{self, Watched};

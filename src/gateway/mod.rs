@@ -18,6 +18,7 @@ mod conversations;
 mod credits;
 mod dump;
 mod ends;
+mod heavy;
 mod job;
 mod keys;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod log;
 mod models;
 mod open;
 mod open_streams;
+mod outside;
 mod pictures;
 mod rounds;
 mod search;
@@ -41,7 +43,7 @@ mod witness;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use background::{naming, sweep, watch_keys_and_models};
@@ -53,13 +55,13 @@ pub use catalogue::ModelInfo;
 use conversations::{Conversations, learn_secret};
 use dump::Dumps;
 use ends::AnswerEnds;
-use jiff::Timestamp;
-use job::{LONG, run_heavy};
+use heavy::{LONG, run_heavy};
 pub use keys::{KeyCheck, KeyHolder, KeyLimit, KeyPlace, KeyStatus, NamedKey};
 use keys::{Keys, KeysFile};
 use models::ModelsFile;
 use open_streams::OpenStreams;
 pub use open_streams::{Cutter, OpenRequest};
+use outside::{now, random_id, spawn};
 use search::Searches;
 use sha2::{Digest as _, Sha256};
 pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Health};
@@ -381,7 +383,7 @@ impl Gateway {
 
     /// The system's clock, for [`Gateway::start_with`].
     pub fn wall_clock() -> Clock {
-        Arc::new(wall_clock)
+        Arc::new(outside::wall_clock)
     }
 
     async fn wait_for_snapshot(&self) -> Result<(), Error> {
@@ -675,29 +677,4 @@ fn request_memory(config: &Config) -> usize {
 
 fn closed() -> Error {
     Error::new(Code::Closed, "the gateway is closed")
-}
-
-fn random_id(prefix: &str) -> String {
-    let mut id = String::with_capacity(prefix.len() + 24);
-    id.push_str(prefix);
-    id.extend((0..24).map(|_| fastrand::alphanumeric()));
-    id
-}
-
-fn random_uuid() -> String {
-    uuid::Uuid::new_v4().to_string()
-}
-
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "the gateway is where the wall clock enters")]
-fn wall_clock() -> Timestamp {
-    Timestamp::try_from(SystemTime::now()).unwrap_or_default()
-}
-
-#[expect(clippy::disallowed_methods, reason = "the gateway's background tasks; they end with the gateway")]
-fn spawn(task: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(task);
 }

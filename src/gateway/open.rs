@@ -4,10 +4,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Shared;
 use super::account_attempts::{NoProfile, Variation};
 use super::attempt::Attempts;
 use super::job::RequestJob;
-use super::{Shared, now};
+use super::outside::now;
 use crate::error::{AccountFailure, Code, Error};
 use crate::policy::learned::Lesson;
 use crate::policy::retry::Remedy;

@@ -10,8 +10,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::keys::KeyPlace;
+use super::outside::now;
 use super::summary::SummaryCell;
-use super::{Gateway, Shared, now};
+use super::{Gateway, Shared};
 use crate::memory;
 use crate::pool::{AccountId, short};
 

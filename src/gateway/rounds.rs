@@ -12,7 +12,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 
 use super::account_attempts::Variation;
-use super::job::{RequestJob, run_heavy};
+use super::heavy::run_heavy;
+use super::job::RequestJob;
 use super::search;
 use crate::error::{Code, Error};
 use crate::pool::AccountId;

@@ -6,8 +6,9 @@ use http::header::HeaderValue;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
+use super::Shared;
 use super::account_attempts::options;
-use super::{Shared, now};
+use super::outside::now;
 use crate::credentials::calls::read_up_to;
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::marks::Way;

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Gateway, KeyStatus, Shared, wall_clock};
+use super::keys::KeyStatus;
+use super::outside::wall_clock;
+use super::{Gateway, Shared};
 use crate::metrics::{Observed, Scrape};
 use crate::policy::health::HealthState;
 use crate::policy::marks::Circuit;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jsonschema::PatternOptions;
 use serde_json::Value;
 
-use super::job::run_heavy;
+use super::heavy::run_heavy;
 use crate::proto::messages::error::ErrorType;
 use crate::proto::messages::request::RequestError;
 use crate::proto::translate::structured::AnswerCheck;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::Shared;
 use super::job::RequestJob;
-use super::{Shared, wall_clock};
+use super::outside::{now, wall_clock};
 use crate::error::{Code, Error};
 use crate::policy::affinity::Turn;
 use crate::pool::short;
@@ -217,7 +218,7 @@ impl SummaryCell {
             if report.without_end {
                 metrics.count_without_end(shape);
             }
-            if shared.ends.ended(shape, report.without_end, super::now()) {
+            if shared.ends.ended(shape, report.without_end, now()) {
                 tracing::warn!(
                     request_id = self.request_id,
                     shape = shape.as_str(),

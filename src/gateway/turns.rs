@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::now;
+use super::outside::now;
 use crate::pool::AccountId;
 
 /// The pause after a failure. It doubles with each further one, up to [`Pace::every`].

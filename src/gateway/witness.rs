@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Shared;
 use super::dump::{Recording, Tape};
 use super::job::RequestJob;
+use super::outside::{now, wall_clock};
 use super::summary::{RequestOutcome, Summary, SummaryCell};
 use super::trace::Trace;
-use super::{Shared, now, wall_clock};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::policy::affinity::Turn;
