@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::Gateway;
 use super::open::no_account;
+use super::shared::Gateway;
 use crate::credentials::RefreshError;
 use crate::error::{Code, Error};
 use crate::proto::kiro::fault::Fault;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Shared;
 use super::account_attempts::{AccountAttempts, Variation};
 use super::job::{RequestJob, Translation};
 use super::open::NextAttempt;
 use super::outside::now;
 use super::pictures::large_pictures;
+use super::shared::Shared;
 use super::witness::{AttemptLog, Attempted};
 use crate::config::Config;
 use crate::error::{AccountFailure, Code, Error};

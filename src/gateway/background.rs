@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::keys::{FIRST_KEY_INTERVAL, KeysFile};
 use super::models::ModelsFile;
+use super::shared::Shared;
 use crate::config::Config;
 use crate::proto::translate::model::Naming;
 use crate::upstream::Upstream;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::shared::{Gateway, Shared};
 use super::turns::{Asked, Pace};
-use super::{Gateway, Shared};
 use crate::policy::learned::Lesson;
 use crate::pool::{AccountId, PoolEvent, short};
 use crate::proto::kiro::catalogue::{Catalogue, Listed};

@@ -6,8 +6,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::call::Call;
 use super::outside::{random_uuid, spawn};
-use super::{Call, Shared};
+use super::shared::Shared;
 use crate::config::{Config, StoreKind};
 use crate::policy::affinity::{Affinity, Turn};
 use crate::policy::select::Strategy;

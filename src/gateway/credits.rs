@@ -4,7 +4,7 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Shared;
+use super::shared::Shared;
 use super::turns::{Asked, Pace};
 use crate::pool::{AccountId, short};
 

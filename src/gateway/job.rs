@@ -7,16 +7,17 @@ use tokio::time::Instant;
 
 use super::account_attempts::Variation;
 use super::attempt::Attempts;
+use super::call::{Call, Leniency};
 use super::heavy::run_heavy;
 use super::open_streams::Permit;
 use super::outside::random_id;
 use super::rounds::Rounds;
+use super::shared::{Gateway, Shared};
 use super::stream::MessageStream;
 use super::structured::answer_check;
 use super::summary::{self, RefusedRequest};
 use super::trace::Trace;
 use super::witness::AttemptLog;
-use super::{Call, Gateway, Leniency, Shared};
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
 use crate::proto::kiro::request::KiroBody;

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 
 use super::heavy::run_heavy;
 use super::outside::now;
-use super::{Gateway, Shared};
+use super::shared::{Gateway, Shared};
 use crate::config::{Config, StoreKind};
 use crate::error::{Code, Error};
 use crate::files::{self, Watched};

@@ -13,6 +13,7 @@ mod attempt;
 mod background;
 mod bodies;
 mod budget;
+mod call;
 mod catalogue;
 mod conversations;
 mod credits;
@@ -31,6 +32,7 @@ mod outside;
 mod pictures;
 mod rounds;
 mod search;
+mod shared;
 mod status;
 mod stream;
 mod structured;
@@ -41,7 +43,7 @@ mod webhook;
 mod witness;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,8 +51,7 @@ use arc_swap::ArcSwap;
 use background::{naming, sweep, watch_keys_and_models};
 pub use bodies::Body;
 use bodies::RequestMemory;
-use budget::ByteBudget;
-use bytes::Bytes;
+pub use call::{Call, Leniency, client_key_hash};
 pub use catalogue::ModelInfo;
 use conversations::{Conversations, learn_secret};
 use dump::Dumps;
@@ -63,27 +64,26 @@ use open_streams::OpenStreams;
 pub use open_streams::{Cutter, OpenRequest};
 use outside::{now, random_id, spawn};
 use search::Searches;
-use sha2::{Digest as _, Sha256};
+pub use shared::Gateway;
+use shared::Shared;
 pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Health};
-use stream::MAX_HELD;
-pub use stream::MessageStream;
+use stream::held_budget;
+pub use stream::{FoldedMessage, MessageStream};
 pub use summary::{LoggedRequest, RequestOutcome, Summary, SummaryCell};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use turns::{Turns, ask_in_turn};
 pub use webhook::Webhook;
 
 use crate::accounts::Intake;
-use crate::config::{Config, StoreKind, UpstreamKind, is_below_floor};
+use crate::config::{Config, StoreKind, is_below_floor};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
 use crate::memory::{self, give_back_when_quiet};
 use crate::metrics::{Metrics, memory_allowed};
-use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Pool, Wanted};
 use crate::proto::kiro::client_identity;
-use crate::proto::messages::request::{Purpose, SystemMode};
+use crate::proto::messages::request::Purpose;
 use crate::proto::translate::edits::edit;
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::model::Models;
@@ -97,133 +97,9 @@ pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a start that waits for the snapshot waits for the client keys beyond it.
 const KEYS_WAIT: Duration = Duration::from_millis(500);
 
-/// The pool, the upstream and everything between, shared by all calls. Cheap to clone.
-///
-/// A gateway that is dropped without [`Gateway::close`] lives until its streams end and then goes without the final
-/// flush.
-#[derive(Clone)]
-pub struct Gateway {
-    shared: Arc<Shared>,
-    /// Ends the background task with the last clone.
-    _watch: Arc<DropGuard>,
-}
-
-pub(crate) struct Shared {
-    config: Config,
-    store: Store,
-    pool: Pool,
-    credentials: Credentials,
-    upstream: Arc<Upstream>,
-    /// The file's table, or the embedded one.
-    table: Mutex<Models>,
-    /// The table that resolves names: `table`, and models that only accounts' catalogues have.
-    models: ArcSwap<Models>,
-    /// Accounts to be asked for their models; `None`: `KIRO_MODEL_DISCOVERY=off`.
-    discovery: Option<Arc<Turns>>,
-    /// Accounts to be asked for their usage (K146); `None`: `KIRO_USAGE_INTERVAL=0s`.
-    usage: Option<Arc<Turns>>,
-    /// Names that pass to upstream by a rule and not by the table (TR36, K89).
-    names: Mutex<PassedNames>,
-    keys: Keys,
-    conversations: Arc<Conversations>,
-    metrics: Metrics,
-    ends: AnswerEnds,
-    /// `KIRO_DEBUG_DUMP_DIR`.
-    dumps: Option<Dumps>,
-    /// The bytes that all answers together hold (TS25).
-    // Bound: bytes of all answers together, beyond 256 KiB of each | stream::MAX_HELD bytes | an answer that finds no room ends with 529
-    answers: ByteBudget,
-    /// The bytes that all requests together hold (M90).
-    requests: RequestMemory,
-    /// Places for work over long bodies: what it takes beside the bodies is given back at its end.
-    heavy_places: Semaphore,
-    in_flight: Arc<AtomicUsize>,
-    streams: OpenStreams,
-    searches: Searches,
-    closing: AtomicBool,
-    closed: CancellationToken,
-    began: Instant,
-    /// Places for requests whose pictures are made smaller (TR67).
-    picture_places: Arc<Semaphore>,
-    /// When an account of another region was last tried for the client version (K105).
-    other_region: Mutex<Option<Instant>>,
-}
-
-/// The options of a call, beside its body.
-#[derive(Debug, Clone)]
-pub struct Call {
-    /// The id of the request; `[A-Za-z0-9._-]{1,128}`, else a new one is made.
-    pub request_id: Option<String>,
-    /// The client's own id, which is only logged.
-    pub client_request_id: Option<String>,
-    /// The header `x-claude-code-session-id` (TR48).
-    pub session: Option<String>,
-    /// The header `x-session-id`, which a gateway in front of this one can set (TR48).
-    pub gateway_session: Option<String>,
-    /// [`client_key_hash`] of the client key that was presented: conversations of two keys never meet (TR48).
-    pub client_key: Option<[u8; 32]>,
-    /// The place that a named client key gave it (M88).
-    pub key_place: Option<Arc<KeyPlace>>,
-    /// Use this account only, without selection and failover (N5).
-    pub account_id: Option<String>,
-    /// Operator's system text (N13).
-    pub system: Option<(SystemMode, String)>,
-    /// Record the outcome on the account.
-    pub record: bool,
-    /// What need not be in the request.
-    pub lenient: Leniency,
-    /// The header `traceparent` (W3C), which follows a request over several programs (feature `otel`).
-    pub trace_parent: Option<String>,
-}
-
-/// What a host program lets its clients leave to it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Leniency {
-    /// The model for every name that isn't known (N90); none: `KIRO_MODEL_FALLBACK` alone.
-    pub model: Option<Arc<str>>,
-    /// A missing `max_tokens` is the model's maximum (N96).
-    pub max_tokens: bool,
-    /// Names of its own and the models that they stand for, the first of a name counts (N98).
-    pub names: Arc<[(String, String)]>,
-}
-
-impl Leniency {
-    pub(crate) const fn purpose(&self) -> Purpose {
-        if self.max_tokens { Purpose::Lenient } else { Purpose::Messages }
-    }
-
-    /// The model that a name of the host program's stands for.
-    pub(crate) fn meant(&self, name: &str) -> Option<&str> {
-        self.names.iter().find(|(own, _)| own == name).map(|(_, model)| model.as_str())
-    }
-}
-
 /// The target of the spans that feature `otel` makes.
 #[cfg(feature = "otel")]
 pub const TRACE_TARGET: &str = trace::TARGET;
-
-impl Default for Call {
-    fn default() -> Self {
-        Self {
-            request_id: None,
-            client_request_id: None,
-            session: None,
-            gateway_session: None,
-            client_key: None,
-            key_place: None,
-            account_id: None,
-            system: None,
-            record: true,
-            lenient: Leniency::default(),
-            trace_parent: None,
-        }
-    }
-}
-
-/// How [`Call::client_key`] names a key.
-pub fn client_key_hash(key: &str) -> [u8; 32] {
-    Sha256::digest(key).into()
-}
 
 /// The answer to a request, in the form it asked for.
 pub enum Answer {
@@ -241,15 +117,6 @@ impl Answer {
             Self::Message(message) => message.summary.clone(),
         }
     }
-}
-
-/// A folded answer.
-#[derive(Debug, Clone)]
-pub struct FoldedMessage {
-    /// The message as JSON (M51, M52).
-    pub body: Bytes,
-    /// The facts of the request.
-    pub summary: Arc<SummaryCell>,
 }
 
 /// The estimate of a request (TU7).
@@ -343,7 +210,7 @@ impl Gateway {
             metrics: Metrics::new(),
             ends: AnswerEnds::default(),
             dumps,
-            answers: ByteBudget::new(MAX_HELD),
+            answers: held_budget(),
             requests: RequestMemory::new(request_memory(&config), config.body_timeout),
             heavy_places: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from).max(2)),
             in_flight: Arc::default(),
@@ -572,11 +439,6 @@ impl Gateway {
         self.shared.pool.accounts()
     }
 
-    /// Whether calls are taken at all.
-    pub(crate) fn open(&self) -> Result<(), Error> {
-        if self.shared.closing.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
-    }
-
     /// The pool, for callers that need more than [`Gateway::accounts`].
     pub fn pool(&self) -> &Pool {
         &self.shared.pool
@@ -647,12 +509,6 @@ impl Gateway {
     }
 }
 
-impl Shared {
-    fn upstream_word(&self) -> Option<&'static str> {
-        (self.config.upstream == UpstreamKind::Simulator).then_some("simulator")
-    }
-}
-
 /// Which store a configuration names, and how to reach it.
 pub fn store_config(config: &Config) -> StoreConfig {
     let named = match &config.store {
@@ -673,8 +529,4 @@ fn request_memory(config: &Config) -> usize {
     const UNKNOWN: u64 = 1 << 30;
     let a_quarter = || usize::try_from(memory_allowed().unwrap_or(UNKNOWN) / 4).unwrap_or(usize::MAX);
     config.max_request_memory.unwrap_or_else(a_quarter)
-}
-
-fn closed() -> Error {
-    Error::new(Code::Closed, "the gateway is closed")
 }

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
 use super::account_attempts::{NoProfile, Variation};
 use super::attempt::Attempts;
 use super::job::RequestJob;
@@ -12,7 +11,7 @@ use super::outside::now;
 use crate::error::{AccountFailure, Code, Error};
 use crate::policy::learned::Lesson;
 use crate::policy::retry::Remedy;
-use crate::pool::{AccountView, Fit, Lease, NoAccount, Wanted, Why};
+use crate::pool::{Fit, Lease, NoAccount, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::Operation;
 use crate::proto::said::KnownSecrets;
@@ -277,17 +276,6 @@ async fn select(job: &RequestJob, attempts: &mut Attempts) -> Result<Lease, NoAn
             Err(NoAnswer::Failed(attempts.answer(job)))
         }
         _ => Err(NoAnswer::Failed(job.named(no_account(&none)))),
-    }
-}
-
-impl Shared {
-    /// Whether this machine can't connect on any way of the account.
-    pub(super) fn is_cut_off(&self, view: &AccountView) -> bool {
-        let proxy = view.proxy_url().map(|url| url.expose());
-        let region = view.region();
-        let mut shapes = view.shapes(region).iter();
-        self.upstream.is_any_cut_off()
-            && shapes.all(|shape| self.upstream.is_cut_off(&view.chat_url(*shape, region), proxy))
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::keys::KeyPlace;
 use super::outside::now;
+use super::shared::{Gateway, Shared};
 use super::summary::SummaryCell;
-use super::{Gateway, Shared};
 use crate::memory;
 use crate::pool::{AccountId, short};
 

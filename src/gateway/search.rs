@@ -6,9 +6,9 @@ use http::header::HeaderValue;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::Shared;
 use super::account_attempts::options;
 use super::outside::now;
+use super::shared::Shared;
 use crate::credentials::calls::read_up_to;
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::marks::Way;

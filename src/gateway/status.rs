@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::keys::KeyStatus;
 use super::outside::wall_clock;
-use super::{Gateway, Shared};
+use super::shared::{Gateway, Shared};
 use crate::metrics::{Observed, Scrape};
 use crate::policy::health::HealthState;
 use crate::policy::marks::Circuit;

@@ -21,15 +21,15 @@ use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
 
 use super::attempt::{Attempts, error_of};
-use super::budget::ByteShare;
+use super::budget::{ByteBudget, ByteShare};
 use super::job::{Facts, RequestJob};
 use super::open::{NextAttempt, Opened, open};
 use super::open_streams::{Cutter, Permit, StreamHandle};
 use super::outside::now;
 use super::rounds::Rounds;
+use super::shared::Shared;
 use super::summary::{RequestOutcome, SummaryCell};
 use super::witness::{RequestEnd, Witness};
-use super::{FoldedMessage, Shared};
 use crate::error::{Code, Error};
 use crate::pool::Lease;
 use crate::proto::kiro::fault::Fault;
@@ -42,11 +42,16 @@ const REST: Duration = Duration::from_secs(5);
 const OUT_SPARE: usize = 512;
 /// Most bytes that all answers together hold (TS25): folded messages until the client has them, events that wait behind
 /// a tool, incomplete frames.
-pub(super) const MAX_HELD: usize = 512 << 20;
+const MAX_HELD: usize = 512 << 20;
 /// An answer that holds no more isn't counted: `KIRO_MAX_CONNS` bounds those.
 const HELD_STEP: usize = 256 << 10;
 /// The `retry-after` of an answer that found no room.
 const ROOM_AFTER: Duration = Duration::from_secs(5);
+
+/// What all answers of a gateway share.
+pub(super) fn held_budget() -> ByteBudget {
+    ByteBudget::new(MAX_HELD)
+}
 
 /// The SSE bytes of one answer: each item holds whole events, at least one.
 ///
@@ -659,6 +664,15 @@ impl MessageStream {
         };
         self.witness.conclude(&self.shared, end);
     }
+}
+
+/// A folded answer.
+#[derive(Debug, Clone)]
+pub struct FoldedMessage {
+    /// The message as JSON (M51, M52).
+    pub body: Bytes,
+    /// The facts of the request.
+    pub summary: Arc<SummaryCell>,
 }
 
 /// A folded answer that counts until the client has it.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::job::RequestJob;
 use super::outside::{now, wall_clock};
+use super::shared::Shared;
 use crate::error::{Code, Error};
 use crate::policy::affinity::Turn;
 use crate::pool::short;

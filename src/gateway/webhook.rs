@@ -14,8 +14,8 @@ use sha2::Sha256;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::outside::{now, wall_clock};
+use super::shared::Shared;
 use crate::config::Config;
 use crate::error::Error;
 use crate::policy::health::HealthState;

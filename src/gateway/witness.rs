@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Shared;
 use super::dump::{Recording, Tape};
 use super::job::RequestJob;
 use super::outside::{now, wall_clock};
+use super::shared::Shared;
 use super::summary::{RequestOutcome, Summary, SummaryCell};
 use super::trace::Trace;
 use crate::error::Error;
