@@ -71,6 +71,7 @@ use stream::held_budget;
 pub use stream::{FoldedMessage, MessageStream};
 pub use summary::{LoggedRequest, RequestOutcome, Summary, SummaryCell};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use turns::{Turns, ask_in_turn};
 pub use webhook::Webhook;
@@ -345,7 +346,9 @@ impl Gateway {
                 client_request_id: client_request_id.as_deref(),
                 key: key.as_deref().map(|place| &**place.name()),
             };
-            refused.conclude(&self.shared, bytes, told, arrived.elapsed())
+            let Shared { metrics, dumps, .. } = &*self.shared;
+            let upstream = self.shared.upstream_word();
+            refused.conclude(metrics, dumps.as_ref(), upstream, bytes, told, arrived.elapsed())
         })?;
         // The request goes out first; its tokens are counted while upstream thinks (TU7).
         stream.kick().await;
@@ -434,6 +437,16 @@ impl Gateway {
         &self.shared.config
     }
 
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Acquire)
+    }
+
+    /// The running requests for an answer, the oldest first.
+    pub fn open_requests(&self) -> Vec<OpenRequest> {
+        self.shared.streams.seen()
+    }
+
     /// The accounts, from memory, without secrets.
     pub fn accounts(&self) -> Vec<AccountInfo> {
         self.shared.pool.accounts()
@@ -506,6 +519,18 @@ impl Gateway {
         shared.credentials.close(left).await;
         // The pool's writer says what it could not write (R33).
         shared.pool.close(left).await;
+    }
+}
+
+impl Shared {
+    async fn idle_by(&self, deadline: Instant) -> bool {
+        while self.in_flight.load(Ordering::Acquire) > 0 {
+            if now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
     }
 }
 

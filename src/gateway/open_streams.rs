@@ -3,15 +3,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::keys::KeyPlace;
-use super::outside::now;
-use super::shared::{Gateway, Shared};
 use super::summary::SummaryCell;
 use crate::memory;
 use crate::pool::{AccountId, short};
@@ -39,7 +36,7 @@ impl StreamHandle {
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(account.clone());
     }
 
-    pub(super) fn seen(&self) -> OpenRequest {
+    fn seen(&self) -> OpenRequest {
         let account = self.reading.lock().unwrap_or_else(PoisonError::into_inner).clone();
         OpenRequest {
             request_id: self.summary.request_id().to_owned(),
@@ -111,7 +108,14 @@ impl OpenStreams {
         }
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<StreamHandle>> {
+    /// The oldest first.
+    pub(super) fn seen(&self) -> Vec<OpenRequest> {
+        let mut open: Vec<OpenRequest> = self.all().iter().map(|handle| handle.seen()).collect();
+        open.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
+        open
+    }
+
+    fn all(&self) -> Vec<Arc<StreamHandle>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
@@ -137,31 +141,5 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         memory::freed(OF_A_STREAM);
-    }
-}
-
-impl Gateway {
-    /// Requests in flight.
-    pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Ordering::Acquire)
-    }
-
-    /// The running requests for an answer, the oldest first.
-    pub fn open_requests(&self) -> Vec<OpenRequest> {
-        let mut open: Vec<OpenRequest> = self.shared.streams.all().iter().map(|handle| handle.seen()).collect();
-        open.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
-        open
-    }
-}
-
-impl Shared {
-    pub(super) async fn idle_by(&self, deadline: Instant) -> bool {
-        while self.in_flight.load(Ordering::Acquire) > 0 {
-            if now() >= deadline {
-                return false;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        true
     }
 }

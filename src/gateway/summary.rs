@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::job::RequestJob;
+use super::dump::Dumps;
+use super::ends::AnswerEnds;
 use super::outside::{now, wall_clock};
-use super::shared::Shared;
 use crate::error::{Code, Error};
+use crate::metrics::Metrics;
 use crate::policy::affinity::Turn;
 use crate::pool::short;
 use crate::proto::kiro::route::Shape;
@@ -41,20 +42,29 @@ impl RequestOutcome {
     }
 }
 
+/// What is known of a request before it is sent.
+#[derive(Debug)]
+pub(super) struct RequestHead {
+    pub(super) request_id: String,
+    pub(super) client_request_id: Option<String>,
+    /// The name of the client's key; none: the single one, or nobody asked for one.
+    pub(super) key: Option<Arc<str>>,
+    /// The model as the client named it.
+    pub(super) model: String,
+    pub(super) row: Arc<Model>,
+    pub(super) streaming: bool,
+    /// `simulator` while answers are simulated.
+    pub(super) upstream: Option<&'static str>,
+}
+
 /// The facts of one request from its beginning, and its summary once it has ended.
 #[derive(Debug)]
 pub struct SummaryCell {
-    request_id: String,
-    client_request_id: Option<String>,
-    /// The name of the client's key; none: the single one, or nobody asked for one.
-    key: Option<Arc<str>>,
-    model: String,
-    row: Arc<Model>,
+    head: RequestHead,
     /// The model that answers in its place (TR36).
     instead: OnceLock<Arc<Model>>,
     /// The window that upstream's percentage refers to, by the table (K123) or by the account's catalogue, in tokens.
     usage_window: AtomicU64,
-    streaming: bool,
     /// The account's relation to the conversation, once it answered (R101).
     turn: OnceLock<Turn>,
     /// Features of the request without effect, as far as that is known by now (M80).
@@ -94,18 +104,14 @@ pub struct Summary {
 }
 
 impl SummaryCell {
-    pub(super) fn of(job: &RequestJob) -> Self {
+    /// `ignored`: features of the request without effect, before it is sent.
+    pub(super) fn new(head: RequestHead, ignored: Ignored) -> Self {
         Self {
-            request_id: job.request_id.clone(),
-            client_request_id: job.client_request_id.clone(),
-            key: job.key.clone(),
-            model: job.client_model.clone(),
-            row: job.model.clone(),
+            usage_window: head.row.usage_window().into(),
+            head,
             instead: OnceLock::new(),
-            usage_window: job.model.usage_window().into(),
-            streaming: job.facts.streaming,
             turn: OnceLock::new(),
-            ignored: Mutex::new(job.ignored.clone()),
+            ignored: Mutex::new(ignored),
             ended: OnceLock::new(),
         }
     }
@@ -123,17 +129,17 @@ impl SummaryCell {
 
     /// The id of the request.
     pub fn request_id(&self) -> &str {
-        &self.request_id
+        &self.head.request_id
     }
 
     /// The name of the client's key; none without a named one.
     pub fn key(&self) -> Option<&str> {
-        self.key.as_deref()
+        self.head.key.as_deref()
     }
 
     /// The model as the client named it.
     pub fn model(&self) -> &str {
-        &self.model
+        &self.head.model
     }
 
     /// The model as upstream names it.
@@ -157,7 +163,7 @@ impl SummaryCell {
     }
 
     fn row(&self) -> &Model {
-        self.instead.get().unwrap_or(&self.row)
+        self.instead.get().unwrap_or(&self.head.row)
     }
 
     /// Upstream has refused the model that was asked for, and this one answers (TR36).
@@ -177,7 +183,7 @@ impl SummaryCell {
 
     /// Whether it is streamed.
     pub fn is_streamed(&self) -> bool {
-        self.streaming
+        self.head.streaming
     }
 
     /// Its result; none while it runs.
@@ -187,12 +193,18 @@ impl SummaryCell {
 
     /// Keeps the result, counts it and writes the one log line. Only the first end counts. `shape`: of the last
     /// attempt.
-    pub(super) fn conclude(&self, shared: &Shared, report: &Report, shape: Shape, summary: Summary) {
+    pub(super) fn conclude(
+        &self,
+        metrics: &Metrics,
+        ends: &AnswerEnds,
+        report: &Report,
+        shape: Shape,
+        summary: Summary,
+    ) {
         if self.ended.set(summary).is_err() {
             return;
         }
         let Some(summary) = self.ended.get() else { return };
-        let metrics = &shared.metrics;
         metrics.count_request(summary.outcome.as_str(), self.known_model(), summary.error.as_ref().map(Error::code));
         metrics.duration.observe(summary.duration);
         if let Some(first) = summary.first_event {
@@ -212,15 +224,15 @@ impl SummaryCell {
             metrics.count_credits(self.known_model(), credits);
         }
         if let Some(measured) = report.measured {
-            shared.ends.learn(self.kiro_model(), measured, self.usage_window());
+            ends.learn(self.kiro_model(), measured, self.usage_window());
         }
         if summary.outcome == RequestOutcome::Complete {
             if report.without_end {
                 metrics.count_without_end(shape);
             }
-            if shared.ends.ended(shape, report.without_end, now()) {
+            if ends.ended(shape, report.without_end, now()) {
                 tracing::warn!(
-                    request_id = self.request_id,
+                    request_id = self.head.request_id,
                     shape = shape.as_str(),
                     "an answer ended without usage, unlike those before it: it may have been cut"
                 );
@@ -234,18 +246,18 @@ impl SummaryCell {
 
         let status = summary.status();
         if let Some(ghost) = &report.ghost {
-            tracing::warn!(request_id = self.request_id, fault = ?ghost.kind, "an exception came after the complete answer");
+            tracing::warn!(request_id = self.head.request_id, fault = ?ghost.kind, "an exception came after the complete answer");
         }
         // The members that docs/operations.md lists, and no others.
         tracing::info!(
-            request_id = self.request_id,
-            client_request_id = self.client_request_id.as_deref().and_then(loggable),
+            request_id = self.head.request_id,
+            client_request_id = self.head.client_request_id.as_deref().and_then(loggable),
             key = self.key(),
             account = summary.account_id.as_deref().map(short),
-            model = loggable(&self.model),
+            model = loggable(self.model()),
             kiro_model = self.kiro_model(),
-            upstream = shared.upstream_word(),
-            stream = self.streaming,
+            upstream = self.head.upstream,
+            stream = self.is_streamed(),
             status,
             code = summary.error.as_ref().map(|e| e.code().as_str()),
             shape = shape.as_str(),
@@ -266,15 +278,15 @@ impl SummaryCell {
 
 impl SummaryCell {
     /// The log line of a request that has ended, for its dump.
-    pub(super) fn line(&self, shared: &Shared) -> Value {
+    pub(super) fn line(&self) -> Value {
         let mut line = json!({
-            "request_id": self.request_id,
-            "client_request_id": self.client_request_id.as_deref().and_then(loggable),
+            "request_id": self.head.request_id,
+            "client_request_id": self.head.client_request_id.as_deref().and_then(loggable),
             "key": self.key(),
-            "model": loggable(&self.model),
+            "model": loggable(self.model()),
             "kiro_model": self.kiro_model(),
-            "upstream": shared.upstream_word(),
-            "stream": self.streaming,
+            "upstream": self.head.upstream,
+            "stream": self.is_streamed(),
         });
         if let Some(summary) = self.ended() {
             let (input, output) = summary.tokens();
@@ -363,17 +375,26 @@ impl<E: Into<Error>> From<E> for RefusedRequest {
 }
 
 impl RefusedRequest {
-    /// Counts it and writes its log line, and its dump when the request itself is wrong.
-    pub(super) fn conclude(self, shared: &Shared, body: &Bytes, told: LoggedRequest<'_>, took: Duration) -> Error {
+    /// Counts it and writes its log line, and its dump when the request itself is wrong. `upstream`: `simulator` while
+    /// answers are simulated.
+    pub(super) fn conclude(
+        self,
+        metrics: &Metrics,
+        dumps: Option<&Dumps>,
+        upstream: Option<&'static str>,
+        body: &Bytes,
+        told: LoggedRequest<'_>,
+        took: Duration,
+    ) -> Error {
         let Self { error, client_model, known_model } = self;
         let LoggedRequest { request_id, client_request_id, key } = told;
-        shared.metrics.count_request("refused", known_model.as_deref().unwrap_or("unknown"), Some(error.code()));
+        metrics.count_request("refused", known_model.as_deref().unwrap_or("unknown"), Some(error.code()));
         tracing::info!(
             request_id,
             client_request_id = client_request_id.and_then(loggable),
             key,
             model = client_model.as_deref().and_then(loggable),
-            upstream = shared.upstream_word(),
+            upstream,
             status = error.status(),
             code = error.code().as_str(),
             attempts = 0,
@@ -381,7 +402,7 @@ impl RefusedRequest {
             bytes = 0,
             "request"
         );
-        if let Some(dumps) = &shared.dumps
+        if let Some(dumps) = dumps
             && matches!(error.code(), Code::InvalidRequest | Code::PromptTooLong | Code::NotFound)
         {
             let line = json!({
@@ -389,7 +410,7 @@ impl RefusedRequest {
                 "client_request_id": client_request_id.and_then(loggable),
                 "key": key,
                 "model": client_model.as_deref().and_then(loggable),
-                "upstream": shared.upstream_word(),
+                "upstream": upstream,
                 "status": error.status(),
                 "code": error.code().as_str(),
                 "message": error.message(),

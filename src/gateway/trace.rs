@@ -1,15 +1,10 @@
 //! OpenTelemetry spans (feature `otel`), with the attributes of the GenAI semantic conventions: one span for each
 //! request, and inside it one for each call of upstream. No prompt, no answer, no whole account id.
 
-#[cfg(feature = "otel")]
-pub(super) use on::Trace;
-
 #[cfg(not(feature = "otel"))]
 pub(super) use off::Trace;
-
-/// The target of the spans; the exporter takes only these.
 #[cfg(feature = "otel")]
-pub const TARGET: &str = "kiro_messages::gateway::trace";
+pub(super) use on::{TARGET, Trace};
 
 #[cfg(feature = "otel")]
 mod on {
@@ -21,24 +16,26 @@ mod on {
     use tracing::{Span, info_span};
     use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-    use super::TARGET;
-    use crate::gateway::{Summary, SummaryCell};
+    use crate::gateway::summary::{Summary, SummaryCell};
     use crate::pool::short;
     use crate::proto::kiro::fault::Fault;
+
+    /// The target of the spans; the exporter takes only these.
+    pub(crate) const TARGET: &str = "kiro_messages::gateway::trace";
 
     /// The conventions leave the name of an unknown provider free.
     const PROVIDER: &str = "aws.kiro";
 
     /// The span of one request.
     #[derive(Clone)]
-    pub(in crate::gateway) struct Trace(Span);
+    pub(crate) struct Trace(Span);
 
     /// The span of one call of upstream.
-    pub(in crate::gateway) struct AttemptSpan(Span);
+    pub(crate) struct AttemptSpan(Span);
 
     impl Trace {
         /// `parent`: the client's `traceparent` (W3C), as it came.
-        pub(in crate::gateway) fn begin(cell: &SummaryCell, parent: Option<&str>) -> Self {
+        pub(crate) fn begin(cell: &SummaryCell, parent: Option<&str>) -> Self {
             let span = info_span!(
                 target: TARGET,
                 "chat",
@@ -71,7 +68,7 @@ mod on {
             Self(span)
         }
 
-        pub(in crate::gateway) fn attempt(&self, account: &str) -> AttemptSpan {
+        pub(crate) fn attempt(&self, account: &str) -> AttemptSpan {
             AttemptSpan(info_span!(
                 target: TARGET,
                 parent: &self.0,
@@ -86,7 +83,7 @@ mod on {
         }
 
         /// The request has ended; the span goes out with the last clone.
-        pub(in crate::gateway) fn end(&self, summary: &Summary) {
+        pub(crate) fn end(&self, summary: &Summary) {
             let span = &self.0;
             let (input, output) = summary.tokens();
             span.record("http.response.status_code", summary.status());
@@ -114,7 +111,7 @@ mod on {
 
     impl AttemptSpan {
         /// The head of an answer came, or a fault.
-        pub(in crate::gateway) fn end<T>(self, answer: &Result<T, Fault>) {
+        pub(crate) fn end<T>(self, answer: &Result<T, Fault>) {
             match answer {
                 Ok(_) => {
                     self.0.record("http.response.status_code", 200);
@@ -133,26 +130,26 @@ mod on {
 
 #[cfg(not(feature = "otel"))]
 mod off {
-    use crate::gateway::{Summary, SummaryCell};
+    use crate::gateway::summary::{Summary, SummaryCell};
     use crate::proto::kiro::fault::Fault;
 
     #[derive(Clone)]
-    pub(in crate::gateway) struct Trace;
-    pub(in crate::gateway) struct AttemptSpan;
+    pub(crate) struct Trace;
+    pub(crate) struct AttemptSpan;
 
     impl Trace {
-        pub(in crate::gateway) fn begin(_cell: &SummaryCell, _parent: Option<&str>) -> Self {
+        pub(crate) fn begin(_cell: &SummaryCell, _parent: Option<&str>) -> Self {
             Self
         }
 
-        pub(in crate::gateway) fn attempt(&self, _account: &str) -> AttemptSpan {
+        pub(crate) fn attempt(&self, _account: &str) -> AttemptSpan {
             AttemptSpan
         }
 
-        pub(in crate::gateway) fn end(&self, _summary: &Summary) {}
+        pub(crate) fn end(&self, _summary: &Summary) {}
     }
 
     impl AttemptSpan {
-        pub(in crate::gateway) fn end<T>(self, _answer: &Result<T, Fault>) {}
+        pub(crate) fn end<T>(self, _answer: &Result<T, Fault>) {}
     }
 }

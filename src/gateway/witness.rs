@@ -15,7 +15,7 @@ use super::dump::{Recording, Tape};
 use super::job::RequestJob;
 use super::outside::{now, wall_clock};
 use super::shared::Shared;
-use super::summary::{RequestOutcome, Summary, SummaryCell};
+use super::summary::{RequestHead, RequestOutcome, Summary, SummaryCell};
 use super::trace::Trace;
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -81,7 +81,16 @@ pub(super) struct Attempted<'e> {
 impl Witness {
     /// `began`: when the request arrived.
     pub(super) fn begin(job: &RequestJob, began: Instant) -> Self {
-        let summary = Arc::new(SummaryCell::of(job));
+        let head = RequestHead {
+            request_id: job.request_id.clone(),
+            client_request_id: job.client_request_id.clone(),
+            key: job.key.clone(),
+            model: job.client_model.clone(),
+            row: job.model.clone(),
+            streaming: job.facts.streaming,
+            upstream: job.shared.upstream_word(),
+        };
+        let summary = Arc::new(SummaryCell::new(head, job.ignored.clone()));
         let trace = job.trace.get_or_init(|| Trace::begin(&summary, job.trace_parent.as_deref())).clone();
         if job.facts.streaming {
             job.shared.metrics.streams_open.inc();
@@ -178,13 +187,13 @@ impl Witness {
             trace.end(&summary);
         }
         let shape = attempts.as_ref().and_then(|attempts| attempts.shape).unwrap_or(Shape::Q);
-        self.summary.conclude(shared, report, shape, summary);
+        self.summary.conclude(&shared.metrics, &shared.ends, report, shape, summary);
         let recording = attempts.and_then(|attempts| attempts.log.recording.take());
         if let (RequestOutcome::Error, Some(recording), Some(mut tape)) = (outcome, recording, self.tape.take())
             && let Some(dumps) = &shared.dumps
         {
             tape.add(events);
-            dumps.write(recording, *tape, self.summary.line(shared), wall_clock());
+            dumps.write(recording, *tape, self.summary.line(), wall_clock());
         }
     }
 }
