@@ -57,7 +57,7 @@ pub(super) async fn watch_keys_and_models(
         store.mark_unchanged();
         let (pause, is_known) = {
             let Some(shared) = shared.upgrade() else { return };
-            shared.look_for_keys().await;
+            shared.keys.look_in(&shared.store, &shared.config.store, || shared.pool.now()).await;
             if let Some(keys) = keys_file.as_mut().and_then(KeysFile::look) {
                 shared.keys.set_file(keys);
             }

@@ -13,8 +13,6 @@ use serde::Serialize;
 use subtle::ConstantTimeEq;
 
 use super::heavy::run_heavy;
-use super::outside::now;
-use super::shared::{Gateway, Shared};
 use crate::config::{Config, StoreKind};
 use crate::error::{Code, Error};
 use crate::files::{self, Watched};
@@ -23,7 +21,7 @@ use crate::proto::record::client_key::{
     ClientKey, KeyDigest, KeyStanding, MOST_BYTES, client_keys, client_keys_of_hash,
 };
 use crate::secret::Secret;
-use crate::store::{KeyFields, StoreError, StoreErrorKind};
+use crate::store::{KeyFields, Store, StoreError, StoreErrorKind};
 
 /// How often the store is asked for the key while it hasn't been reached.
 pub(super) const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
@@ -120,7 +118,7 @@ pub struct KeyStatus {
 
 impl NamedKey {
     /// Takes a place for a request for an answer. `since_start`: the time.
-    fn enter(self: &Arc<Self>, since_start: Duration) -> Result<KeyPlace, KeyLimit> {
+    pub(super) fn enter(self: &Arc<Self>, since_start: Duration) -> Result<KeyPlace, KeyLimit> {
         let usage = &self.usage;
         let most = self.key.max_inflight.unwrap_or(u32::MAX);
         let taken = usage.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < most).then_some(n + 1));
@@ -213,13 +211,13 @@ impl Keys {
     }
 
     /// Whether the store has to be asked for the single key.
-    pub(super) fn asks_store(&self) -> bool {
+    fn asks_store(&self) -> bool {
         self.fixed.is_none()
     }
 
     /// Takes the store's key. A known key is replaced only by another key, so an evicted or broken `config` never opens
     /// the server. True when the key has changed.
-    pub(super) fn heard(&self, key: Option<&Secret>) -> bool {
+    fn heard(&self, key: Option<&Secret>) -> bool {
         let mut changed = false;
         if let Some(key) = key.filter(|key| !key.is_empty()) {
             let key = KeyDigest::of(key.expose());
@@ -231,7 +229,7 @@ impl Keys {
     }
 
     /// The store refuses to show it. True when that is new and no key is known yet (R49).
-    pub(super) fn refused(&self, error: &StoreError) -> bool {
+    fn refused(&self, error: &StoreError) -> bool {
         !self.is_known() && self.refused.set(error.clone()).is_ok()
     }
 
@@ -253,7 +251,7 @@ impl Keys {
     }
 
     /// Why the store refuses, while no key is known.
-    pub(super) fn refusal(&self) -> Option<&StoreError> {
+    fn refusal(&self) -> Option<&StoreError> {
         if self.is_known() { None } else { self.refused.get() }
     }
 
@@ -274,6 +272,24 @@ impl Keys {
     /// Whether every place has answered.
     pub(super) fn are_known(&self) -> bool {
         self.is_known() && self.hash() != HashRead::Never
+    }
+
+    /// Resolves when every place has answered.
+    pub(super) async fn known(&self) {
+        while !self.are_known() {
+            tokio::time::sleep(KNOWN_INTERVAL).await;
+        }
+    }
+
+    /// Resolves when the store refuses to show the single key and none is known yet.
+    pub(super) async fn when_refused(&self) -> StoreError {
+        while !self.is_known() {
+            if let Some(error) = self.refusal() {
+                return error.clone();
+            }
+            tokio::time::sleep(FIRST_KEY_INTERVAL).await;
+        }
+        std::future::pending().await
     }
 
     fn hash(&self) -> HashRead {
@@ -335,6 +351,54 @@ impl Keys {
         if self.hash() != HashRead::Known {
             let hash = if refused && is_elsewhere { HashRead::Known } else { HashRead::Broken };
             self.hash.store(hash as u8, Ordering::Release);
+        }
+    }
+
+    /// Asks the store for its single key, and Redis for its hash.
+    pub(super) async fn look_in(&self, store: &Store, kind: &StoreKind, now: impl Fn() -> Timestamp) {
+        let is_redis = matches!(kind, StoreKind::Redis);
+        self.look_for_single(store, is_redis).await;
+        if !is_redis {
+            return;
+        }
+        match store.client_keys().await {
+            Ok(fields) => self.take_hash(&fields, now),
+            Err(error) if matches!(error.kind(), StoreErrorKind::Refused | StoreErrorKind::Broken) => {
+                self.hash_is_bad(error.to_string(), error.kind() == StoreErrorKind::Refused);
+            }
+            Err(error) => tracing::debug!(%error, "the client keys could not be read"),
+        }
+    }
+
+    fn take_hash(&self, fields: &KeyFields, now: impl Fn() -> Timestamp) {
+        let bytes = fields.iter().map(|(name, record)| name.len() + record.len()).sum();
+        run_heavy(bytes, || match client_keys_of_hash(fields) {
+            Ok(keys) => self.heard_hash(keys, now()),
+            Err(problem) => self.hash_is_bad(problem, false),
+        });
+    }
+
+    async fn look_for_single(&self, store: &Store, is_redis: bool) {
+        if !self.asks_store() {
+            return;
+        }
+        match store.client_key().await {
+            Ok(key) => {
+                if self.places().single_problem.take().is_some() {
+                    tracing::info!("the client key can be read again");
+                }
+                if self.heard(key.as_ref()) {
+                    tracing::info!("the client key was changed");
+                }
+            }
+            Err(error) if error.kind() == StoreErrorKind::Refused && self.refused(&error) => {
+                tracing::error!(%error, "the client key could not be read");
+            }
+            Err(error) if error.kind() == StoreErrorKind::Broken || !is_redis && store.status().is_connected() => {
+                self.single_is_bad(&error);
+            }
+            // A store that can't be read, a broken file too, doesn't mean that no key is set (R54, R57).
+            Err(error) => tracing::debug!(%error, "the client key could not be read"),
         }
     }
 
@@ -445,108 +509,13 @@ fn read(path: &Path) -> Result<Vec<ClientKey>, Error> {
     client_keys(&text).map_err(refuse)
 }
 
-impl Gateway {
-    /// Whether one of the offered client keys is right (M2).
-    pub fn check_key<'a>(&self, offered: impl Iterator<Item = &'a str>) -> KeyCheck {
-        self.shared.keys.check(offered, || self.shared.pool.now())
-    }
-
-    /// Takes a place for a request for an answer under a named key's limits, and counts it (M88).
-    ///
-    /// # Errors
-    /// A limit is reached.
-    pub fn enter(&self, key: &Arc<NamedKey>) -> Result<KeyPlace, KeyLimit> {
-        let entered = key.enter(now() - self.shared.began);
-        self.shared.metrics.count_client_key(key.name(), entered.as_ref().err().map(|limit| limit.which));
-        entered
-    }
-
-    /// Whether the store was reached and no client key is configured anywhere.
-    pub fn is_open(&self) -> bool {
-        self.shared.keys.is_open()
-    }
-
-    /// Why the store's client key isn't known although the store can be reached: the file, and what is wrong.
-    pub fn key_problem(&self) -> Option<String> {
-        self.shared.keys.problem()
-    }
-
-    /// Resolves when it is known whether there is a client key.
-    pub async fn key_known(&self) {
-        while !self.shared.keys.are_known() {
-            tokio::time::sleep(KNOWN_INTERVAL).await;
-        }
-    }
-
-    /// Resolves when the store refuses to show the client key and none is known yet: the start has failed then (R49).
-    pub async fn key_refused(&self) -> StoreError {
-        while !self.shared.keys.is_known() {
-            if let Some(error) = self.shared.keys.refusal() {
-                return error.clone();
-            }
-            tokio::time::sleep(FIRST_KEY_INTERVAL).await;
-        }
-        std::future::pending().await
-    }
-}
-
-impl Shared {
-    pub(super) async fn look_for_keys(&self) {
-        self.look_for_key().await;
-        if !matches!(self.config.store, StoreKind::Redis) {
-            return;
-        }
-        match self.store.client_keys().await {
-            Ok(fields) => self.take_hash(&fields),
-            Err(error) if matches!(error.kind(), StoreErrorKind::Refused | StoreErrorKind::Broken) => {
-                self.keys.hash_is_bad(error.to_string(), error.kind() == StoreErrorKind::Refused);
-            }
-            Err(error) => tracing::debug!(%error, "the client keys could not be read"),
-        }
-    }
-
-    fn take_hash(&self, fields: &KeyFields) {
-        let bytes = fields.iter().map(|(name, record)| name.len() + record.len()).sum();
-        run_heavy(bytes, || match client_keys_of_hash(fields) {
-            Ok(keys) => self.keys.heard_hash(keys, self.pool.now()),
-            Err(problem) => self.keys.hash_is_bad(problem, false),
-        });
-    }
-
-    async fn look_for_key(&self) {
-        if !self.keys.asks_store() {
-            return;
-        }
-        match self.store.client_key().await {
-            Ok(key) => {
-                if self.keys.places().single_problem.take().is_some() {
-                    tracing::info!("the client key can be read again");
-                }
-                if self.keys.heard(key.as_ref()) {
-                    tracing::info!("the client key was changed");
-                }
-            }
-            Err(error) if error.kind() == StoreErrorKind::Refused && self.keys.refused(&error) => {
-                tracing::error!(%error, "the client key could not be read");
-            }
-            Err(error)
-                if error.kind() == StoreErrorKind::Broken
-                    || !matches!(self.config.store, StoreKind::Redis) && self.store.status().is_connected() =>
-            {
-                self.keys.single_is_bad(&error);
-            }
-            // A store that can't be read, a broken file too, doesn't mean that no key is set (R54, R57).
-            Err(error) => tracing::debug!(%error, "the client key could not be read"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
     use super::*;
     use crate::config::{Face, RawConfig};
+    use crate::gateway::outside::now;
 
     /// With these settings.
     fn keys(settings: &[(&str, &str)]) -> Keys {

@@ -89,7 +89,7 @@ use crate::proto::translate::edits::edit;
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::model::Models;
 use crate::proto::translate::request::resolve_model;
-use crate::store::{Clock, RedisConfig, Status, Store, StoreConfig};
+use crate::store::{Clock, RedisConfig, Status, Store, StoreConfig, StoreError};
 use crate::upstream::Upstream;
 
 /// The time in which streams write their `error` event after the grace time, here and in the faces.
@@ -435,6 +435,41 @@ impl Gateway {
     /// The configuration it was started with.
     pub fn config(&self) -> &Config {
         &self.shared.config
+    }
+
+    /// Whether one of the offered client keys is right (M2).
+    pub fn check_key<'a>(&self, offered: impl Iterator<Item = &'a str>) -> KeyCheck {
+        self.shared.keys.check(offered, || self.shared.pool.now())
+    }
+
+    /// Takes a place for a request for an answer under a named key's limits, and counts it (M88).
+    ///
+    /// # Errors
+    /// A limit is reached.
+    pub fn enter(&self, key: &Arc<NamedKey>) -> Result<KeyPlace, KeyLimit> {
+        let entered = key.enter(now() - self.shared.began);
+        self.shared.metrics.count_client_key(key.name(), entered.as_ref().err().map(|limit| limit.which));
+        entered
+    }
+
+    /// Whether the store was reached and no client key is configured anywhere.
+    pub fn is_open(&self) -> bool {
+        self.shared.keys.is_open()
+    }
+
+    /// Why the store's client key isn't known although the store can be reached: the file, and what is wrong.
+    pub fn key_problem(&self) -> Option<String> {
+        self.shared.keys.problem()
+    }
+
+    /// Resolves when it is known whether there is a client key.
+    pub async fn key_known(&self) {
+        self.shared.keys.known().await;
+    }
+
+    /// Resolves when the store refuses to show the client key and none is known yet: the start has failed then (R49).
+    pub async fn key_refused(&self) -> StoreError {
+        self.shared.keys.when_refused().await
     }
 
     /// Requests in flight.
