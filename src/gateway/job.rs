@@ -224,8 +224,8 @@ impl Gateway {
             known_model: model.map(|model| model.label().to_owned()),
         };
         let streaming = streaming.unwrap_or_else(|| request.stream());
-        let ids = shared.ids(&request, &call);
-        let meant = shared.meant(&request, &ids, call.account_id.as_deref());
+        let ids = shared.conversations.ids(&request, &call);
+        let meant = shared.conversations.meant(&request, &ids, call.account_id.as_deref());
         let reading = Reading { source: body, lenient: &call.lenient, refused: false };
         let translated = shared.translate(&request, &ids, meant.as_ref(), Variation::default(), None, reading);
         let translated = translated.map_err(|error| refuse(error, None))?;
@@ -385,8 +385,9 @@ impl Shared {
             pictures: pictures.map(|pictures| (pictures, variation.pictures)),
             other_model_id: variation.other_model_id,
         };
-        let mut translated =
-            self.with_replay(&ids.key, account, |replay| translate(request, &Context { replay, ..context }))?;
+        let mut translated = self
+            .conversations
+            .with_replay(&ids.key, account, |replay| translate(request, &Context { replay, ..context }))?;
         if reading.lenient.max_tokens {
             translated.asked.max_tokens.get_or_insert(translated.model.max_output);
         }

@@ -192,6 +192,7 @@ impl Gateway {
             }
             None => None,
         };
+        let conversations = Arc::new(Conversations::new(&config, store.clone(), pool.clone()));
         let turns = |pace| Arc::new(Turns::new(pace));
         let discovery = config.model_discovery.then(|| turns(catalogue::PACE));
         let every = config.usage_interval;
@@ -207,7 +208,7 @@ impl Gateway {
             usage,
             names: Mutex::default(),
             keys,
-            conversations: Arc::new(Conversations::new(&config)),
+            conversations,
             metrics: Metrics::new(),
             ends: AnswerEnds::default(),
             dumps,
@@ -228,7 +229,7 @@ impl Gateway {
         spawn(watch_keys_and_models(Arc::downgrade(&shared), keys_file, models_file, stop.clone()));
         ask_used_accounts(&shared, &stop);
         if shared.config.id_secret.is_none() {
-            let learning = stop.clone().run_until_cancelled_owned(learn_secret(Arc::downgrade(&shared)));
+            let learning = stop.clone().run_until_cancelled_owned(learn_secret(Arc::downgrade(&shared.conversations)));
             spawn(async move { learning.await.unwrap_or_default() });
         }
         if let Some(webhook) = Webhook::of(&shared.config, &shared.upstream)? {

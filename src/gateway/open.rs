@@ -155,7 +155,7 @@ async fn prepare(
             match remedy {
                 Remedy::OtherHost => lease.renew_view(),
                 Remedy::WithoutReasoning => {
-                    job.shared.signatures_refused(&job.ids.key);
+                    job.shared.conversations.signatures_refused(&job.ids.key);
                     job.shared.metrics.count_reasoning("refused");
                     attempts.leave_out.reasoning = true;
                 }
@@ -216,11 +216,11 @@ async fn prepare(
 /// The accounts of the request's conversation (R101). Where only another process knows its home (R102), the request is
 /// translated again if thoughts were left out that may be that account's.
 async fn look_for_homes(job: &RequestJob, attempts: &mut Attempts) -> Result<(), Error> {
-    let mut homes = job.shared.homes(&job.ids.key);
+    let mut homes = job.shared.conversations.homes(&job.ids.key);
     if homes.is_empty()
         && job.has_history
         && !job.facts.pinned
-        && let Some(home) = job.shared.home_elsewhere(&job.ids.key).await
+        && let Some(home) = job.shared.conversations.home_elsewhere(&job.ids.key).await
     {
         if job.written.withheld && job.meant.as_ref() != Some(&home) {
             attempts.home = Some(Box::new((home.clone(), job.write(Variation::default(), None, Some(&home))?)));

@@ -431,8 +431,11 @@ impl MessageStream {
         if !self.witness.has_content() {
             let turn = match job.facts.pinned {
                 true => None,
-                false => self.shared.took_turn(&job.ids.key, lease.account().id(), lease.is_passing()),
+                false => self.shared.conversations.took_turn(&job.ids.key, lease.account().id(), lease.is_passing()),
             };
+            if let Some(turn) = turn {
+                self.shared.metrics.count_affinity(turn);
+            }
             self.witness.content(self.heard, turn);
         }
         reading.attempts.commit();
@@ -444,7 +447,7 @@ impl MessageStream {
         let Reading { body, lease, attempts, .. } = *reading;
         let signatures = &self.pipeline.report().signatures;
         let new = signatures.get(self.made..).unwrap_or_default();
-        self.shared.made(new, lease.account().id(), self.witness.summary().kiro_model());
+        self.shared.conversations.made(new, lease.account().id(), self.witness.summary().kiro_model());
         self.made = signatures.len();
         Some((lease, attempts, body))
     }
