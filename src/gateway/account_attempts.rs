@@ -3,7 +3,9 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::job::{RequestJob, Translation};
+use super::job::RequestJob;
+use super::shapes::{UsableShape, options};
+use super::translation::{Translation, Variation};
 use crate::config::ImageFit;
 use crate::policy::learned::{Learned, Lesson, Variant};
 use crate::policy::marks::Way;
@@ -33,30 +35,6 @@ pub(super) struct AccountAttempts {
     variants_refused: u32,
     /// The last attempt's choice.
     chosen: Option<Arc<Chosen>>,
-}
-
-/// Which translation of the request goes out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Variation {
-    pub(super) leave_out: LeaveOut,
-    /// Most cache points (TR50); none where they are refused (K131).
-    pub(super) cache_points: usize,
-    /// The other model id of the row (K123).
-    pub(super) other_model_id: bool,
-    /// How large pictures go out (TR67).
-    pub(super) pictures: PictureForm,
-}
-
-impl Default for Variation {
-    /// Nothing is left out.
-    fn default() -> Self {
-        Self {
-            leave_out: LeaveOut::default(),
-            cache_points: MAX_CACHE_POINTS,
-            other_model_id: false,
-            pictures: PictureForm::AsTheyAre,
-        }
-    }
 }
 
 /// The choices of one attempt.
@@ -97,16 +75,6 @@ impl Chosen {
 /// The account has no variant of the profile left to send.
 #[derive(Debug)]
 pub(super) struct NoProfile;
-
-/// A usable shape.
-pub(super) struct UsableShape<'v> {
-    pub(super) shape: Shape,
-    pub(super) region: &'v str,
-    /// Of the chat call.
-    pub(super) url: Arc<str>,
-    pub(super) variant: &'v Variant,
-    pub(super) refused: bool,
-}
 
 impl AccountAttempts {
     /// The last attempt's choice; none before the first attempt.
@@ -356,25 +324,4 @@ impl AccountAttempts {
         }
         fault
     }
-}
-
-/// The shapes that may be used for an account, the preferred one first, each with the variant that would go out.
-pub(super) fn options(lease: &Lease) -> Vec<UsableShape<'_>> {
-    let view = lease.account();
-    let variants = view.variants();
-    lease.learned(|learned, now| {
-        let option = |shape: &Shape| {
-            let variant = learned.next_variant(*shape, variants, now)?;
-            let region = view.api_region(variant);
-            let served = view.shapes(region).contains(shape);
-            served.then(|| UsableShape {
-                shape: *shape,
-                url: view.chat_url(*shape, region),
-                region,
-                variant,
-                refused: learned.is_shape_refused(*shape, now),
-            })
-        };
-        view.shapes(view.region()).iter().filter_map(option).collect()
-    })
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::account_attempts::{AccountAttempts, Variation};
-use super::job::{RequestJob, Translation};
+use super::account_attempts::AccountAttempts;
+use super::job::RequestJob;
 use super::open::NextAttempt;
 use super::outside::now;
 use super::pictures::large_pictures;
 use super::shared::Shared;
+use super::translation::{Translation, Variation};
 use super::witness::{AttemptLog, Attempted};
 use crate::config::Config;
 use crate::error::{AccountFailure, Code, Error};
@@ -302,7 +303,7 @@ impl Attempts {
         let pictures = self.pictures.as_ref();
         let there = variation == Variation::default() || self.other.as_ref().is_some_and(|other| other.0 == variation);
         // Parts that aren't in the body needn't be left out.
-        if !there && self.first_written(job).differs(job, variation, pictures) {
+        if !there && self.first_written(job).differs(&job.model, variation, pictures) {
             self.other = Some(Box::new((variation, job.write(variation, pictures, self.meant(job))?)));
         }
         Ok(())

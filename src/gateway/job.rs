@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::account_attempts::Variation;
 use super::attempt::Attempts;
 use super::call::{Call, Leniency};
 use super::heavy::run_heavy;
@@ -17,10 +16,10 @@ use super::stream::MessageStream;
 use super::structured::answer_check;
 use super::summary::{self, RefusedRequest};
 use super::trace::Trace;
+use super::translation::{Translation, Variation};
 use super::witness::AttemptLog;
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
-use crate::proto::kiro::request::KiroBody;
 use crate::proto::messages::request::{Display, Ignored, Purpose, Request, RequestError, SystemMode};
 use crate::proto::pipeline::{Extras, Mode, Pipeline, Settings, StopSequences};
 use crate::proto::translate::edits::edit;
@@ -69,48 +68,6 @@ pub(super) struct RequestJob {
     pub(super) trace_parent: Option<String>,
     /// The estimate of the request in tokens, once it is known (TU7).
     pub(super) estimate: OnceLock<u64>,
-}
-
-/// One translation of the request.
-#[derive(Clone)]
-pub(super) struct Translation {
-    pub(super) body: KiroBody,
-    /// It holds `reasoningContent`.
-    pub(super) reasoning: bool,
-    /// It holds reasoning without text.
-    pub(super) empty_thoughts: bool,
-    /// Reasoning was kept back that isn't the account's (TR44).
-    pub(super) withheld: bool,
-    /// Cache points in it.
-    pub(super) cache_points: usize,
-    /// Its images, by the places of their data in the client's request.
-    pub(super) images: Arc<[String]>,
-    /// A tool's schema in it holds more than TR64's keywords.
-    pub(super) schema_keywords: bool,
-}
-
-impl Translation {
-    pub(super) fn of(translated: &Translated) -> Self {
-        Self {
-            body: translated.body.clone(),
-            reasoning: translated.sent_reasoning,
-            empty_thoughts: translated.sent_empty_thoughts,
-            withheld: translated.withheld_reasoning,
-            cache_points: translated.sent_cache_points,
-            images: translated.sent_images.as_slice().into(),
-            schema_keywords: translated.sent_schema_keywords,
-        }
-    }
-
-    /// Whether this variation of the request has another text.
-    pub(super) fn differs(&self, job: &RequestJob, variation: Variation, pictures: Option<&Pictures>) -> bool {
-        (variation.leave_out.reasoning && self.reasoning)
-            || (variation.leave_out.empty_thoughts && self.empty_thoughts)
-            || (variation.leave_out.schema_keywords && self.schema_keywords)
-            || variation.cache_points < self.cache_points
-            || pictures.is_some_and(|pictures| pictures.differs(variation.pictures))
-            || (variation.other_model_id && job.model.alt.is_some())
-    }
 }
 
 /// The facts of a request that are kept after the commit.

@@ -4,10 +4,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::account_attempts::{NoProfile, Variation};
+use super::account_attempts::NoProfile;
 use super::attempt::Attempts;
 use super::job::RequestJob;
 use super::outside::now;
+use super::translation::Variation;
 use crate::error::{AccountFailure, Code, Error};
 use crate::policy::learned::Lesson;
 use crate::policy::retry::Remedy;

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 
-use super::account_attempts::Variation;
 use super::heavy::run_heavy;
 use super::job::RequestJob;
 use super::search;
+use super::translation::Variation;
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
 use crate::proto::messages::request::{SearchTool, with_messages};

@@ -6,8 +6,8 @@ use http::header::HeaderValue;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::account_attempts::options;
 use super::outside::now;
+use super::shapes::options;
 use super::shared::Shared;
 use crate::credentials::calls::read_up_to;
 use crate::policy::learned::{Learned, Lesson};
