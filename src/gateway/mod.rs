@@ -195,6 +195,7 @@ impl Gateway {
             None => None,
         };
         let conversations = Arc::new(Conversations::new(&config, store.clone(), pool.clone()));
+        let searches = Searches::new(&config, pool.clone(), credentials.clone(), upstream.clone());
         let turns = |pace| Arc::new(Turns::new(pace));
         let discovery = config.model_discovery.then(|| turns(catalogue::PACE));
         let every = config.usage_interval;
@@ -219,7 +220,7 @@ impl Gateway {
             heavy_places: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from).max(2)),
             in_flight: Arc::default(),
             streams: OpenStreams::default(),
-            searches: Searches::default(),
+            searches,
             closing: AtomicBool::new(false),
             closed: CancellationToken::new(),
             began: now(),

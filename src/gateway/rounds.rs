@@ -13,7 +13,6 @@ use futures_util::stream::FuturesOrdered;
 
 use super::heavy::run_heavy;
 use super::job::RequestJob;
-use super::search;
 use super::translation::Variation;
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
@@ -83,7 +82,7 @@ impl Rounds {
             Some(query) => {
                 let (shared, tool, account) = (self.job.shared.clone(), tool.clone(), account.clone());
                 let pinned = self.job.facts.pinned;
-                Box::pin(async move { search::search(&shared, &account, &query, &tool, pinned).await })
+                Box::pin(async move { shared.searches.search(&shared.metrics, &account, &query, &tool, pinned).await })
             }
         });
     }

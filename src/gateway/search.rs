@@ -1,6 +1,7 @@
 //! Searches of the web for answers (K132, K135, K136).
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::header::HeaderValue;
 use jiff::Timestamp;
@@ -8,11 +9,13 @@ use tokio::sync::Semaphore;
 
 use super::outside::now;
 use super::shapes::options;
-use super::shared::Shared;
+use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::credentials::calls::read_up_to;
+use crate::metrics::Metrics;
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::marks::Way;
-use crate::pool::{AccountId, AccountView, Fit, Lease, Wanted};
+use crate::pool::{AccountId, AccountView, Fit, Lease, Pool, Wanted};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Operation, Shape};
 use crate::proto::kiro::search::{MAX_ANSWER, OLDER_TARGET, Step, body, call_id, params, read};
@@ -21,28 +24,69 @@ use crate::proto::messages::search::{Hit, SearchCode, SearchOutcome};
 use crate::proto::said::KnownSecrets;
 use crate::proto::translate::search::filter;
 use crate::secret::Secret;
-use crate::upstream::{CallAuth, add_invocation_id, host_of};
+use crate::upstream::{CallAuth, Upstream, add_invocation_id, host_of};
 
 /// Searches of this process at a time (K136).
 const MOST_AT_ONCE: usize = 64;
 /// Hosts of which the target is remembered.
 const MOST_HOSTS: usize = 64;
 
-/// The state that searches share.
+/// The searches of a gateway.
 pub(super) struct Searches {
+    pool: Pool,
+    credentials: Credentials,
+    upstream: Arc<Upstream>,
+    /// `KIRO_WEB_SEARCH_TIMEOUT`.
+    timeout: Duration,
     places: Semaphore,
     /// Hosts that know only the older target (K132).
     // Bound: hosts that take web searches in their older form only | MOST_HOSTS | a further one isn't noted
     older: Mutex<Vec<String>>,
 }
 
-impl Default for Searches {
-    fn default() -> Self {
-        Self { places: Semaphore::new(MOST_AT_ONCE), older: Mutex::default() }
-    }
-}
-
 impl Searches {
+    pub(super) fn new(config: &Config, pool: Pool, credentials: Credentials, upstream: Arc<Upstream>) -> Self {
+        Self {
+            pool,
+            credentials,
+            upstream,
+            timeout: config.web_search_timeout,
+            places: Semaphore::new(MOST_AT_ONCE),
+            older: Mutex::default(),
+        }
+    }
+
+    /// Searches the web for a query of [`query_of_input`](crate::proto::translate::search::query_of_input): on the account
+    /// that answers the message, or on another one where that account can't search, unless the request is `pinned` to it
+    /// (N5). The results are those that the client's `tool` allows. It takes at most `KIRO_WEB_SEARCH_TIMEOUT`, and counts
+    /// itself in `metrics`. An account's health stays as it is, but for a token that is refreshed and a suspension (K135).
+    ///
+    /// Dropping the future closes the connection.
+    pub(super) async fn search(
+        &self,
+        metrics: &Metrics,
+        account: &AccountId,
+        query: &str,
+        tool: &SearchTool,
+        pinned: bool,
+    ) -> SearchOutcome {
+        let began = now();
+        let whole = async {
+            let _place = self.places.acquire().await.map_err(|_| SearchCode::Unavailable)?;
+            Searching { searches: self, query, pinned, tried: Vec::new() }.run(account).await
+        };
+        let outcome = match self.timeout.is_zero() {
+            true => whole.await,
+            false => tokio::time::timeout(self.timeout, whole).await.unwrap_or(Err(SearchCode::Unavailable)),
+        };
+        let word = outcome.as_ref().map_or_else(|code| code.as_str(), |_| "ok");
+        metrics.count_search(word, began.elapsed());
+        outcome.map(|mut hits| {
+            filter(&mut hits, tool);
+            hits
+        })
+    }
+
     fn is_older(&self, host: &str) -> bool {
         self.older.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|older| older == host)
     }
@@ -55,40 +99,9 @@ impl Searches {
     }
 }
 
-/// Searches the web for a query of [`query_of_input`](crate::proto::translate::search::query_of_input): on the account
-/// that answers the message, or on another one where that account can't search, unless the request is `pinned` to it
-/// (N5). The results are those that the client's `tool` allows. It takes at most `KIRO_WEB_SEARCH_TIMEOUT`, and counts
-/// itself in the metrics. An account's health stays as it is, but for a token that is refreshed and a suspension (K135).
-///
-/// Dropping the future closes the connection.
-pub(super) async fn search(
-    shared: &Arc<Shared>,
-    account: &AccountId,
-    query: &str,
-    tool: &SearchTool,
-    pinned: bool,
-) -> SearchOutcome {
-    let began = now();
-    let limit = shared.config.web_search_timeout;
-    let whole = async {
-        let _place = shared.searches.places.acquire().await.map_err(|_| SearchCode::Unavailable)?;
-        Searching { shared, query, pinned, tried: Vec::new() }.run(account).await
-    };
-    let outcome = match limit.is_zero() {
-        true => whole.await,
-        false => tokio::time::timeout(limit, whole).await.unwrap_or(Err(SearchCode::Unavailable)),
-    };
-    let word = outcome.as_ref().map_or_else(|code| code.as_str(), |_| "ok");
-    shared.metrics.count_search(word, began.elapsed());
-    outcome.map(|mut hits| {
-        filter(&mut hits, tool);
-        hits
-    })
-}
-
 /// One search over its calls.
 struct Searching<'s> {
-    shared: &'s Shared,
+    searches: &'s Searches,
     query: &'s str,
     pinned: bool,
     tried: Vec<AccountId>,
@@ -121,7 +134,7 @@ impl Searching<'_> {
                     if let (Step::Suspended, Some(fault)) = (step, &fault) {
                         lease.suspended(fault);
                     }
-                    let braked = step.code() == SearchCode::TooManyRequests && self.shared.pool.brake().is_some();
+                    let braked = step.code() == SearchCode::TooManyRequests && self.searches.pool.brake().is_some();
                     // Another account is asked once.
                     let other = (self.tried.len() == 1 && !braked).then(|| self.other()).flatten();
                     lease = other.ok_or(step.code())?;
@@ -134,7 +147,7 @@ impl Searching<'_> {
     /// The account that answers the message. Another one if it has no search for a while, or lacks a profile while
     /// another one has one.
     fn first(&mut self, account: &AccountId) -> Option<Lease> {
-        let own = self.shared.pool.look_in(account);
+        let own = self.searches.pool.look_in(account);
         let rank = |lease: &Lease| lease.learned(|learned, now| unfit(lease.account(), learned, now));
         let unfit = own.as_ref().map_or(RESTS, rank);
         let instead = (unfit > 0).then(|| self.other()).flatten().filter(|other| rank(other) < unfit);
@@ -148,7 +161,7 @@ impl Searching<'_> {
         if self.pinned {
             return None;
         }
-        let pool = &self.shared.pool;
+        let pool = &self.searches.pool;
         let fit = Fit::new(unfit);
         let id = pool.candidate(&Wanted { exclude: &self.tried, fit: Some(&fit), ..Wanted::default() })?;
         let lease = pool.look_in(&id)?;
@@ -159,7 +172,7 @@ impl Searching<'_> {
 
     /// The search on one account: in the preferred shape, and in the other one when the first has no such call.
     async fn on_account(&self, lease: &Lease, refresh: bool) -> Result<Vec<Hit>, (Step, Option<Fault>)> {
-        let credentials = &self.shared.credentials;
+        let credentials = &self.searches.credentials;
         let token = match refresh {
             true => credentials.force_refresh(lease).await,
             false => credentials.access_token(lease).await,
@@ -174,7 +187,7 @@ impl Searching<'_> {
         let refused = |shape| options.iter().any(|option| option.shape == shape && option.refused);
         // Without a profile to send there is no call.
         let mut failed = (Step::OtherAccount { rests: true, code: SearchCode::Unavailable }, None);
-        while let Some(place) = self.shared.upstream.choose(&left, refused, self.shared.pool.now()) {
+        while let Some(place) = self.searches.upstream.choose(&left, refused, self.searches.pool.now()) {
             let way = left.remove(place);
             let arn = options.iter().find(|option| option.shape == way.shape).and_then(|option| option.variant.arn());
             match self.in_shape(lease, &token, &way, arn).await {
@@ -200,7 +213,7 @@ impl Searching<'_> {
         way: &Way<'_>,
         arn: Option<&str>,
     ) -> Result<Vec<u8>, Fault> {
-        let searches = &self.shared.searches;
+        let searches = self.searches;
         let is_older = way.shape == Shape::Runtime && searches.is_older(way.host);
         let answer = self.call(lease, token, way, arn, is_older).await;
         let is_unknown = |fault: &Fault| fault.kind == FaultKind::Endpoint || matches!(fault.status, Some(404 | 405));
@@ -222,7 +235,7 @@ impl Searching<'_> {
         arn: Option<&str>,
         older: bool,
     ) -> Result<Vec<u8>, Fault> {
-        let (view, upstream) = (lease.account(), &self.shared.upstream);
+        let (view, upstream) = (lease.account(), &self.searches.upstream);
         let arn = arn.filter(|arn| !arn.is_empty());
         let caller = CallAuth { token, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: arn };
         let mut headers = upstream.identity().headers(way.shape, Operation::Mcp, &caller)?;
@@ -231,7 +244,7 @@ impl Searching<'_> {
         }
         add_invocation_id(&mut headers);
         let mut random = fastrand::Rng::new();
-        let id = call_id(|| random.alphanumeric(), self.shared.pool.now());
+        let id = call_id(|| random.alphanumeric(), self.searches.pool.now());
         let body = body(&id, "tools/call", &params(self.query), arn.filter(|_| way.shape == Shape::Runtime));
         let client = upstream.client(view.proxy_url().map(Secret::expose))?;
         let url = view.url(way.shape, Operation::Mcp, way.region);
@@ -255,7 +268,7 @@ impl Searching<'_> {
             _ => false,
         };
         if heard.err().is_none_or(is_of_the_host) {
-            upstream.heard(Operation::Mcp, way, view.short_id(), heard, self.shared.pool.now());
+            upstream.heard(Operation::Mcp, way, view.short_id(), heard, self.searches.pool.now());
         }
         answer
     }
