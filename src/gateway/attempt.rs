@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::account_attempts::AccountAttempts;
 use super::job::RequestJob;
-use super::open::NextAttempt;
 use super::outside::now;
 use super::pictures::large_pictures;
 use super::shared::Shared;
@@ -17,12 +16,24 @@ use super::witness::{AttemptLog, Attempted};
 use crate::config::Config;
 use crate::error::{AccountFailure, Code, Error};
 use crate::policy::health::lasting_mark;
-use crate::policy::retry::{AttemptLimits, Budget, MOST_ACCOUNTS, Verdict};
+use crate::policy::retry::{AttemptLimits, Budget, MOST_ACCOUNTS, Remedy, Verdict};
 use crate::pool::{AccountId, AttemptEnd, Lease};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::pictures::{PictureForm, Pictures};
 use crate::proto::translate::request::LeaveOut;
+
+/// How the next attempt begins.
+pub(super) enum NextAttempt {
+    /// Select an account, after a pause.
+    Select { after: Duration },
+    /// The same account, after the remedy.
+    Again { lease: Lease, remedy: Remedy, fault: Fault },
+    /// Any account, for the fallback's model (TR36).
+    Instead(Arc<RequestJob>),
+    /// The same account, for the next round (TS33).
+    NextRound { lease: Lease },
+}
 
 /// The memory of a request's attempts. On the heap, because it moves from state to state.
 pub(super) struct Attempts {

@@ -11,6 +11,7 @@ mod account;
 mod account_attempts;
 mod attempt;
 mod background;
+mod begin;
 mod bodies;
 mod budget;
 mod call;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::account_attempts::NoProfile;
-use super::attempt::Attempts;
+use super::attempt::{Attempts, NextAttempt};
 use super::job::RequestJob;
 use super::outside::now;
 use super::translation::Variation;
@@ -19,18 +19,6 @@ use crate::proto::said::KnownSecrets;
 use crate::proto::translate::pictures::PictureForm;
 use crate::secret::Secret;
 use crate::upstream::{ChatTarget, UpstreamBody};
-
-/// How the next attempt begins.
-pub(super) enum NextAttempt {
-    /// Select an account, after a pause.
-    Select { after: Duration },
-    /// The same account, after the remedy.
-    Again { lease: Lease, remedy: Remedy, fault: Fault },
-    /// Any account, for the fallback's model (TR36).
-    Instead(Arc<RequestJob>),
-    /// The same account, for the next round (TS33).
-    NextRound { lease: Lease },
-}
 
 /// The result of [`open`].
 pub(super) enum Opened {

@@ -216,7 +216,7 @@ impl Gateway {
             waiting: shared.pool.counts().waiting,
             counts: health.accounts,
             braked_until: shared.pool.brake().map(text),
-            accounts: self.accounts().into_iter().map(account).collect(),
+            accounts: shared.pool.accounts().into_iter().map(account).collect(),
             requests: shared.metrics.outcomes().into_iter().collect(),
             first_event_seconds: shared.metrics.first_event.observed(),
             overhead_seconds: shared.metrics.overhead.observed(),
@@ -274,7 +274,7 @@ impl Gateway {
         let unknown = |account: &&AccountInfo| account.state.is_served() && account.credits.is_none();
         let requests = shared.requests.figures();
         shared.metrics.text(Scrape {
-            in_flight: self.in_flight(),
+            in_flight: shared.in_flight.load(Ordering::Acquire),
             waiting: shared.pool.counts().waiting,
             waits: counters.waits.load(Ordering::Relaxed),
             request_memory: requests.held,
@@ -294,7 +294,7 @@ impl Gateway {
             redis_connected: shared.store.status().is_connected(),
             queued: shared.pool.queued_writes(),
             tasks: tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.metrics().num_alive_tasks()),
-            simulated: self.is_simulated(),
+            simulated: shared.upstream_word().is_some(),
             client_version: shared.config.client_version.clone(),
             hosts: shared.hosts().map(|(host, circuit)| (host, circuit.gauge())).collect(),
             version_refusals: shared.upstream.gate().status().counts,

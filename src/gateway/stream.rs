@@ -20,10 +20,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
 
-use super::attempt::{Attempts, error_of};
+use super::attempt::{Attempts, NextAttempt, error_of};
 use super::budget::{ByteBudget, ByteShare};
 use super::job::{Facts, RequestJob};
-use super::open::{NextAttempt, Opened, open};
+use super::open::{Opened, open};
 use super::open_streams::{Cutter, Permit, StreamHandle};
 use super::outside::now;
 use super::rounds::Rounds;
