@@ -24,14 +24,13 @@ class NodeSubject extends Subject {
   }
 }
 
-/** Starts both. `binary` is the release build of the addon. */
-export async function start(house, upstreamPort, binary) {
+/** The addon's handler. `binary` is its release build. */
+export function handler(house, upstreamPort, binary) {
   const store = path.join(house.folder, 'addon.json')
   writeFileSync(store, JSON.stringify(accounts()), { mode: 0o600 })
   const upstream = `http://127.0.0.1:${upstreamPort}`
   const options = { store: `file:${store}`, upstreamUrl: `${upstream}/generateAssistantResponse`, maxConns: 16_384 }
-  const addon = await node(house, 'addon', ['handler.mjs', JSON.stringify(options)], { NAPI_RS_NATIVE_LIBRARY_PATH: binary })
-  return [addon, await plain(house, upstreamPort)]
+  return node(house, 'addon', ['handler.mjs', JSON.stringify(options)], { NAPI_RS_NATIVE_LIBRARY_PATH: binary })
 }
 
 /** The gateway in plain JavaScript. */

@@ -47,7 +47,7 @@ export function judge(cases, subject) {
   }
   if (cases.conversation?.[subject]) {
     const of = (who, pick) => median(values('conversation', who, pick))
-    const others = ['nginx', 'undici'].filter((who) => cases.conversation[who])
+    const others = ['nginx', 'addon', 'undici'].filter((who) => cases.conversation[who])
     const beside = (pick, as) => `${as(of(subject, pick))} (${others.map((who) => `${who} ${as(of(who, pick))}`).join(', ')})`
     const cpu = ratio('conversation', (f) => f.cpuMillis)
     row('1 MB, 40 tools: CPU a request', '≤ 1.4 × nginx', `${x(cpu)} nginx, ${beside((f) => f.cpuMillis, ms)}`, cpu <= 1.4)

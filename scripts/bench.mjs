@@ -13,7 +13,7 @@
 // Prints figures next to their targets and keeps them in bench/results/. A case that breaks is said and left out, and the
 // run ends with 1 then; figures alone never do that: people judge them. Linux only: the figures are read from /proc.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
@@ -64,7 +64,7 @@ if (!options['no-build']) {
   if (wanted.includes('addon') && !(await run('cargo', ['build', '--release', '--lib']))) fail('the build of the addon failed')
 }
 // Built before anything is measured.
-const library = wanted.includes('shapes') ? await shapes.build() : null
+const shaped = wanted.includes('shapes') ? await shapes.build() : null
 const broken = []
 const javascript = ['conversation', 'addon'].some((name) => wanted.includes(name)) && (await installPackages())
 
@@ -160,8 +160,9 @@ async function measureRounds(load, upstream) {
 async function measureFresh(name, load, upstream) {
   const fresh = [() => house.nginx(upstream), ...programs().map(([who, program]) => () => house.server(who, program, upstream))]
   if (name === 'conversation') {
-    if (javascript) fresh.push(() => addon.plain(house, upstream))
-    else broken.push({ name: 'undici', error: 'npm ci failed' })
+    if (!javascript) broken.push({ name: 'undici', error: 'npm ci failed' })
+    else fresh.push(() => addon.plain(house, upstream))
+    if (javascript && wanted.includes('addon')) fresh.push(() => addon.handler(house, upstream, library()))
   }
   for (const start of fresh) {
     const subject = await start()
@@ -189,16 +190,21 @@ async function measureStart(upstream) {
 }
 
 async function measureShapes() {
-  if (library === null) throw new Error('the build of bench/shapes failed')
-  for (let round = 0; round < Math.min(rounds, 3); round++) shapes.shapes(library, keep)
+  if (shaped === null) throw new Error('the build of bench/shapes failed')
+  for (let round = 0; round < Math.min(rounds, 3); round++) shapes.shapes(shaped, keep)
+}
+
+/** The addon's library, by a name that Node.js loads. */
+function library() {
+  const file = path.join(house.folder, 'kiro-messages.node')
+  if (!existsSync(file)) copyFileSync(path.join(target, 'release', 'libkiro_messages.so'), file)
+  return file
 }
 
 /** The addon in node:http beside plain JavaScript. */
 async function measureAddon(load, upstream) {
   if (!javascript) throw new Error('npm ci failed')
-  const binary = path.join(house.folder, 'kiro-messages.node')
-  copyFileSync(path.join(target, 'release', 'libkiro_messages.so'), binary)
-  const subjects = await addon.start(house, upstream, binary)
+  const subjects = [await addon.handler(house, upstream, library()), await addon.plain(house, upstream)]
   const messages = { ...load, face: () => [] }
   for (const subject of subjects) await addon.addonBurst(messages, subject, 0.1) // warm
   for (let round = 0; round < rounds; round++) {
