@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::read::{Path, Result, array, boolean, fields, integer_from, object, one_of, required, string};
+use super::value::{Path, Result, array, boolean, fields, integer_from, object, one_of, required, string};
 use crate::proto::json::tree::{Text, Value, ValueKind};
 
 /// An edit that the gateway performs.

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-use super::Tool;
+use super::parts::{Tool, ToolChoice};
+use super::value::{Path, RequestError, Result, quotable};
 
 /// The change that a `tool_addition` or `tool_removal` block makes, from its place in the conversation on.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub(super) fn offered<'a>(
     mut tools: Vec<Tool<'a>>,
     changes: Vec<Change<'a>>,
     server_names: &[Cow<'a, str>],
-) -> Result<Vec<Tool<'a>>, Unknown<'a>> {
+) -> std::result::Result<Vec<Tool<'a>>, Unknown<'a>> {
     if changes.is_empty() {
         return Ok(tools);
     }
@@ -89,4 +90,26 @@ pub(super) fn offered<'a>(
     }
     tools.retain(|tool| places.get(&tool.name).is_some_and(|(_, is_offered)| *is_offered));
     Ok(tools)
+}
+
+/// The part of M25 that looks at the tools.
+pub(super) fn check_tool_choice(choice: &ToolChoice<'_>, tools: &[Tool<'_>]) -> Result<()> {
+    let at = Path::top("tool_choice");
+    match choice {
+        ToolChoice::Any if tools.is_empty() => Err(at.error("needs tools")),
+        ToolChoice::Tool(name) if !tools.iter().any(|tool| tool.name == *name) => {
+            Err(at.field("name").error(no_tool(name)))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn no_tool(name: &str) -> String {
+    quotable(name).map_or_else(|| "no tool of that name".to_owned(), |name| format!("no tool named {name}"))
+}
+
+/// The refusal of a list none of whose tools can be served (M49).
+pub(super) fn only_server_tools(kind: &str) -> RequestError {
+    let kind = quotable(kind).unwrap_or_else(|| "a tool of this type".to_owned());
+    Path::top("tools").error(format!("{kind} can't be served through Kiro"))
 }

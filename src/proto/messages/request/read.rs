@@ -5,26 +5,41 @@ use std::cell::RefCell;
 use std::fmt;
 
 use super::edits::read_edits;
-use super::media::{first_bytes, is_base64};
-use super::offer::{Change, Unknown, offered};
+use super::media::{DocumentFormat, ImageFormat, first_bytes, is_base64};
+use super::offer::{Change, Unknown, check_tool_choice, no_tool, offered, only_server_tools};
+use super::parts::{
+    Block, Content, Document, DocumentSource, Image, Message, Role, SearchResult, SystemText, Tool, ToolChoice,
+    ToolResult, ToolUse,
+};
 use super::passed::{PassedTool, is_tool_search, passed_tool};
 use super::search::{is_search, read_search};
 use super::settle::{apply_summary, leave_out_empty, references, resolve_references, without_unloaded};
+use super::value::{
+    Path, Result, array, boolean, fields, integer_from, not_empty_string, object, one_of, quotable, required, string,
+};
 use super::{
-    Block, Content, Display, Document, DocumentFormat, DocumentSource, Ignored, Image, ImageFormat, MAX_MESSAGES,
-    MAX_SCHEMA, MAX_STOP_SEQUENCE, MAX_STOP_SEQUENCES, MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role,
-    SearchResult, SystemText, Thinking, Tool, ToolChoice, ToolResult, ToolUse, quotable,
+    Display, MAX_MESSAGES, MAX_SCHEMA, MAX_STOP_SEQUENCE, MAX_STOP_SEQUENCES, MAX_TOOL_NAME, Purpose, Request,
+    RequestError, Thinking,
 };
 use crate::proto::effort::Effort;
 use crate::proto::json::tree::{JsonError, JsonTree, MAX_VALUES, Text, Value, ValueId, ValueKind};
-use crate::proto::messages::error::{Cause, ErrorType};
+use crate::proto::messages::error::Cause;
 use crate::proto::messages::search::WEB_SEARCH;
 
-pub(super) type Result<T> = std::result::Result<T, RequestError>;
+impl<'a> Request<'a> {
+    /// Reads and checks a body: JSON first, then the fields in the order of contract/messages.md (M1).
+    ///
+    /// # Errors
+    /// The first rule that the body breaks (M12, M13, M15, M16, M18–M50), except "model known", which is the
+    /// translator's (TR6).
+    pub fn parse(body: &'a [u8], purpose: Purpose) -> std::result::Result<Self, RequestError> {
+        request(body, purpose)
+    }
+}
 
 /// The whole body: JSON, then the top level (M20–M32), then the insides of `messages` (M35–M47) and of `tools`
 /// (M48–M50), and last what `tool_choice` says about the tools.
-pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
+fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let json = json_object(body)?;
     // Before everything else: the rest of such a request is only a piece of a conversation (M68). Counting is harmless.
     if let ([Some(_)], Purpose::Messages | Purpose::Lenient) = (fields(json.root(), ["thread"]), purpose) {
@@ -38,7 +53,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let [stop_sequences, stream, metadata, management] =
         fields(json.root(), ["stop_sequences", "stream", "metadata", "context_management"]);
     let ignored = RefCell::default();
-    let top = |name| Path { ignored: Some(&ignored), ..Path::top(name) };
+    let top = |name| Path::top(name).noting(&ignored);
     for (name, feature) in WITHOUT_EFFECT.into_iter().zip(fields(json.root(), WITHOUT_EFFECT)) {
         feature.into_iter().for_each(|_| top(name).ignored());
     }
@@ -209,22 +224,6 @@ fn tool_choice_shape<'a>(choice: Value<'_, 'a>, at: Path<'_>) -> Result<ToolChoi
     }
 }
 
-/// The part of M25 that looks at the tools.
-pub(super) fn check_tool_choice(choice: &ToolChoice<'_>, tools: &[Tool<'_>]) -> Result<()> {
-    let at = Path::top("tool_choice");
-    match choice {
-        ToolChoice::Any if tools.is_empty() => Err(at.error("needs tools")),
-        ToolChoice::Tool(name) if !tools.iter().any(|tool| tool.name == *name) => {
-            Err(at.field("name").error(no_tool(name)))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn no_tool(name: &str) -> String {
-    quotable(name).map_or_else(|| "no tool of that name".to_owned(), |name| format!("no tool named {name}"))
-}
-
 fn thinking_mode(thinking: Value<'_, '_>) -> Result<(Thinking, Option<Display>)> {
     let at = Path::top("thinking");
     let [kind, budget, display] = fields(object(thinking, at)?, ["type", "budget_tokens", "display"]);
@@ -349,7 +348,7 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<ReadMessag
     let newest =
         messages.elements().enumerate().filter(|(_, message)| is_users(*message)).map(|(index, _)| index).last();
     for (index, message) in messages.elements().enumerate() {
-        let at = Path { is_history: Some(index) < newest, ..at.index(index) };
+        let at = at.index(index).in_history(Some(index) < newest);
         let [role, content] = fields(object(message, at)?, ["role", "content"]);
         let role = read_role(role, at.field("role"))?;
         user_came |= role == Role::User || role == Role::Assistant && is_summarised(content);
@@ -666,10 +665,10 @@ fn read_image<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Image<'a>> {
         Some(ImageFormat::Jpeg) if media_type.is("image/jpg") => {}
         Some(_) => media_type_at.ignored(),
         // A session lives on with what it once sent to another model.
-        None if at.is_history => data_at.ignored(),
+        None if at.is_history() => data_at.ignored(),
         None => return Err(data_at.error("must be a JPEG, PNG, GIF or WebP image")),
     }
-    Ok(Image { format, data, path: data_at.to_string(), is_newest: !at.is_history })
+    Ok(Image { format, data, path: data_at.to_string(), is_newest: !at.is_history() })
 }
 
 fn read_document<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Document<'a>> {
@@ -804,12 +803,6 @@ fn read_tools<'a>(
     }
 }
 
-/// The refusal of a list none of whose tools can be served (M49).
-pub(super) fn only_server_tools(kind: &str) -> RequestError {
-    let kind = quotable(kind).unwrap_or_else(|| "a tool of this type".to_owned());
-    Path::top("tools").error(format!("{kind} can't be served through Kiro"))
-}
-
 /// A tool that the client runs (M48, M73); one that can't be served is added to `server`.
 fn read_tool<'a>(tool: Value<'_, 'a>, server: &mut ServerTools<'a>, at: Path<'_>) -> Result<Option<Tool<'a>>> {
     let [kind, name, schema, description, cache_control] =
@@ -910,124 +903,4 @@ fn with_options<'a>(
         }
     }
     Ok(Some(read))
-}
-
-// Values and their sentences (M18, M19)
-
-/// The members of an object by name; null counts as absent.
-pub(super) fn fields<'j, 'a, const N: usize>(object: Value<'j, 'a>, names: [&str; N]) -> [Option<Value<'j, 'a>>; N] {
-    let mut found = [None; N];
-    for (key, value) in object.members() {
-        for (slot, name) in found.iter_mut().zip(names) {
-            if key.is(name) {
-                *slot = Some(value).filter(|value| value.kind() != ValueKind::Null);
-            }
-        }
-    }
-    found
-}
-
-pub(super) fn required<T>(field: Option<T>, at: Path<'_>) -> Result<T> {
-    field.ok_or_else(|| at.error("field required"))
-}
-
-pub(super) fn object<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
-    if value.kind() == ValueKind::Object { Ok(value) } else { Err(at.error("must be an object")) }
-}
-
-pub(super) fn array<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
-    if value.kind() == ValueKind::Array { Ok(value) } else { Err(at.error("must be an array")) }
-}
-
-pub(super) fn string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Text<'a>> {
-    value.text().ok_or_else(|| at.error("must be a string"))
-}
-
-pub(super) fn not_empty_string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Cow<'a, str>> {
-    let text = string(value, at)?.into_decoded();
-    if text.is_empty() { Err(at.error("must not be empty")) } else { Ok(text) }
-}
-
-pub(super) fn boolean(value: Value<'_, '_>, at: Path<'_>) -> Result<bool> {
-    value.bool().ok_or_else(|| at.error("must be a boolean"))
-}
-
-/// An integer, written as digits alone, that is at least `least`; one that doesn't fit counts as the largest.
-pub(super) fn integer_from(least: u64, value: Value<'_, '_>, at: Path<'_>) -> Result<u64> {
-    let digits = value.raw();
-    let (negative, magnitude) = match digits.strip_prefix('-') {
-        Some(magnitude) => (true, magnitude),
-        None => (false, digits),
-    };
-    if value.kind() != ValueKind::Number || !magnitude.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(at.error("must be an integer"));
-    }
-    let integer = if negative { 0 } else { magnitude.parse().unwrap_or(u64::MAX) };
-    let too_small = integer < least || negative && magnitude != "0";
-    if too_small { Err(at.error(format!("must be at least {least}"))) } else { Ok(integer) }
-}
-
-pub(super) fn one_of<const N: usize>(names: [&str; N]) -> String {
-    format!("must be one of {}", names.map(|name| format!("'{name}'")).join(", "))
-}
-
-/// A place in the client's JSON, spelled out only when something is wrong there.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Path<'p> {
-    parent: Option<&'p Path<'p>>,
-    step: Step,
-    /// Takes the paths of features without effect (M80); none where there are none.
-    ignored: Option<&'p RefCell<Ignored>>,
-    /// It leads into a message before the last one of the user's.
-    is_history: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Step {
-    Field(&'static str),
-    Index(usize),
-}
-
-impl Path<'_> {
-    const fn top(name: &'static str) -> Path<'static> {
-        Path { parent: None, step: Step::Field(name), ignored: None, is_history: false }
-    }
-
-    pub(super) const fn field(&self, name: &'static str) -> Path<'_> {
-        Path { parent: Some(self), step: Step::Field(name), ..*self }
-    }
-
-    pub(super) const fn index(&self, index: usize) -> Path<'_> {
-        Path { parent: Some(self), step: Step::Index(index), ..*self }
-    }
-
-    /// What stands here has no effect (M80).
-    pub(super) fn ignored(&self) {
-        if let Some(ignored) = self.ignored {
-            ignored.borrow_mut().add(&self.to_string());
-        }
-    }
-
-    /// The same with the client's word for it.
-    pub(super) fn ignored_as(&self, word: &str) {
-        if let Some(ignored) = self.ignored {
-            ignored.borrow_mut().add_named(&self.to_string(), word);
-        }
-    }
-
-    pub(super) fn error(&self, sentence: impl Into<String>) -> RequestError {
-        RequestError { kind: ErrorType::InvalidRequest, path: self.to_string(), sentence: sentence.into(), cause: None }
-    }
-}
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(parent) = self.parent {
-            write!(f, "{parent}.")?;
-        }
-        match self.step {
-            Step::Field(name) => f.write_str(name),
-            Step::Index(index) => write!(f, "{index}"),
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! Anthropic's tool `web_search` in a request (M87).
 
-use super::read::{Path, Result, array, fields, integer_from, not_empty_string, object, required, string};
+use super::value::{Path, Result, array, fields, integer_from, not_empty_string, object, required, string};
 use crate::proto::json::tree::{Text, Value};
 use crate::proto::messages::search::WEB_SEARCH;
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use super::{Block, Content, Message, Role, Tool, ToolChoice};
+use super::parts::{Block, Content, Message, Role, Tool, ToolChoice};
 use crate::proto::json::tree::Text;
 
 /// In front of the summary that stands for earlier messages (TR57).
