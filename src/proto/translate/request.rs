@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use self::documents::Documents;
-use self::turns::{Images, PastThinking, Seen, Turn};
+use self::turns::{CONTINUE, Images, PastThinking, Seen, Turn};
 use super::fields::{Asked, thinking_prefix};
 use super::ids::Ids;
 use super::model::{Fallback, Model, Models, Resolved};
@@ -40,8 +39,6 @@ const TAGS: [&str; 2] = ["<thinking_mode>", "<max_thinking_length>"];
 const MESSAGES_WITH_IMAGES: usize = 5;
 /// The assistant's half of the system pair (TR46).
 const SYSTEM_REPLY: Text<'static> = Text::constant("I will follow these instructions.");
-/// The current message after a prefill (TR9), and the text of an emptied user message (TR13).
-const CONTINUE: Text<'static> = Text::constant("Continue");
 
 /// The translator's inputs beside the request: settings, and everything that a pure function can't make itself.
 #[derive(Debug, Clone, Copy)]
@@ -203,7 +200,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         seen: Seen::default(),
     };
     let mut images = Images { large: ctx.pictures, sent: Vec::new() };
-    let mut documents = Documents::of(&turns);
+    let mut documents = turns::documents(&turns);
     let has_prefill = matches!(turns.last(), Some(Turn::Assistant(_)));
     let history_len = turns.len() - usize::from(!has_prefill);
     let mut messages: Vec<_> = turns

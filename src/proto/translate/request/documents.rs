@@ -2,9 +2,17 @@
 
 use std::collections::HashSet;
 
-use super::turns::{Base64Document, Part, Turn};
+use crate::proto::json::tree::Text;
 use crate::proto::kiro::request::Document;
-use crate::proto::messages::request::MAX_DOCUMENTS;
+use crate::proto::messages::request::{DocumentFormat, MAX_DOCUMENTS};
+
+/// A document that goes out as such.
+#[derive(Clone, Copy)]
+pub(super) struct Base64Document<'r> {
+    pub title: Option<&'r Text<'r>>,
+    pub format: DocumentFormat,
+    pub data: &'r Text<'r>,
+}
 
 /// The documents of a conversation.
 pub(super) struct Documents<'r> {
@@ -24,20 +32,9 @@ pub(super) enum Fate {
 }
 
 impl<'r> Documents<'r> {
-    /// Those of the current message all go out (M15 sees to it that they fit), then the newest of history while
-    /// there is room.
-    pub fn of(turns: &[Turn<'r>]) -> Self {
-        let current = turns.len().saturating_sub(1);
-        let documents: Vec<(usize, Base64Document<'r>)> = (turns.iter().enumerate())
-            .flat_map(|(place, turn)| match turn {
-                Turn::User(turn) => turn.parts.iter().map(move |part| (place, part)).collect(),
-                Turn::Assistant(_) => Vec::new(),
-            })
-            .filter_map(|(place, part)| match part {
-                Part::Document(document) => Some((place, *document)),
-                _ => None,
-            })
-            .collect();
+    /// Each with the place of its turn. Those of the current one all go out (M15 sees to it that they fit), then the
+    /// newest of history while there is room.
+    pub fn of(documents: Vec<(usize, Base64Document<'r>)>, current: usize) -> Self {
         let omitted = documents.len().saturating_sub(MAX_DOCUMENTS);
         let mut names = GivenNames::default();
         let mut sent = Vec::new();

@@ -4,16 +4,14 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use super::CONTINUE;
-use super::documents::{Documents, Fate};
+use super::documents::{Base64Document, Documents, Fate};
 use crate::proto::json::tree::{JsonTree, Text, Value, ValueKind};
 use crate::proto::kiro::request::{
     AssistantMessage, Content, Image as KiroImage, Input, Reasoning, ToolResult as KiroResult, ToolUse as KiroUse,
     UserMessage,
 };
 use crate::proto::messages::request::{
-    Block, Content as BlockContent, Document, DocumentFormat, DocumentSource, Image, Message, Role, SearchResult,
-    ToolResult, ToolUse,
+    Block, Content as BlockContent, Document, DocumentSource, Image, Message, Role, SearchResult, ToolResult, ToolUse,
 };
 use crate::proto::messages::search::WEB_SEARCH;
 use crate::proto::translate::ids::signature_id;
@@ -21,6 +19,9 @@ use crate::proto::translate::pictures::{Fate as PictureFate, PictureForm, Pictur
 use crate::proto::translate::schema::RAW_ARGUMENTS;
 use crate::proto::translate::search::{self, outcome_of};
 use crate::proto::translate::tools::{Declared, upstream_id, upstream_name};
+
+/// The current message after a prefill (TR9), and the text of an emptied user message (TR13).
+pub(super) const CONTINUE: Text<'static> = Text::constant("Continue");
 
 /// The messages of one side between two of the other (TR8).
 pub(super) enum Turn<'r> {
@@ -44,14 +45,6 @@ pub(super) enum Part<'r> {
     Image(&'r Image<'r>),
     Document(Base64Document<'r>),
     Result(KiroResult<'r>),
-}
-
-/// A document that goes out as such.
-#[derive(Clone, Copy)]
-pub(super) struct Base64Document<'r> {
-    pub title: Option<&'r Text<'r>>,
-    pub format: DocumentFormat,
-    pub data: &'r Text<'r>,
 }
 
 /// An assistant's turn.
@@ -152,6 +145,21 @@ pub(super) fn turns<'r>(messages: &'r [Message<'r>], json: &'r JsonTree<'r>, dec
         }
     }
     turns
+}
+
+/// The documents of the turns; the last turn is the current one (TR27).
+pub(super) fn documents<'r>(turns: &[Turn<'r>]) -> Documents<'r> {
+    let documents = (turns.iter().enumerate())
+        .flat_map(|(place, turn)| match turn {
+            Turn::User(turn) => turn.parts.iter().map(move |part| (place, part)).collect(),
+            Turn::Assistant(_) => Vec::new(),
+        })
+        .filter_map(|(place, part)| match part {
+            Part::Document(document) => Some((place, *document)),
+            _ => None,
+        })
+        .collect();
+    Documents::of(documents, turns.len().saturating_sub(1))
 }
 
 /// An assistant's messages: one turn, or several with the results of its searches between them (TR52). The last turn is
