@@ -25,8 +25,6 @@ use crate::proto::messages::search::{SearchCode, SearchOutcome, WEB_SEARCH};
 mod held;
 mod text;
 
-use self::text::Cut;
-
 /// The limit of the queue behind an unfinished tool (TS14), in bytes; each event counts `QUEUED_OVERHEAD` bytes more. A
 /// longer queue fails the answer (TS42).
 pub const MAX_QUEUE: usize = 1 << 20;
@@ -226,6 +224,23 @@ enum State {
     Failed {
         started: bool,
     },
+}
+
+/// Why we ended an answer that upstream would have continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// The stop sequence of this index came.
+    Sequence(usize),
+    MaxTokens,
+}
+
+impl Cut {
+    const fn stop_reason(self) -> StopReason {
+        match self {
+            Self::Sequence(_) => StopReason::StopSequence,
+            Self::MaxTokens => StopReason::MaxTokens,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -1090,7 +1105,7 @@ impl Response {
             }
             open.sent = true;
             if let Some(text) = self.held.take() {
-                held::put_block(&mut self.index, &text, sink);
+                put_block(&mut self.index, &text, sink);
             }
             let name = self.settings.tool_names.client_name(&open.name);
             let block = match &open.search {
@@ -1204,6 +1219,18 @@ impl Response {
             Piece::Literal(literal) => self.output.literal(literal.as_bytes()),
         }
     }
+}
+
+/// A whole text block.
+fn put_block(index: &mut u32, text: &str, sink: &mut impl Sink) {
+    if text.is_empty() {
+        return;
+    }
+    let delta = Delta::Text(Piece::Plain(text));
+    sink.event(StreamEvent::BlockStart { index: *index, block: Block::Text });
+    sink.event(StreamEvent::BlockDelta { index: *index, delta });
+    sink.event(StreamEvent::BlockStop { index: *index });
+    *index += 1;
 }
 
 impl Signature {

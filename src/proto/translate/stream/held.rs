@@ -1,7 +1,7 @@
 //! Text that is held until it is known to be the JSON that was asked for (TS37).
 
-use super::{Response, State, Step};
-use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent};
+use super::{Response, State, Step, put_block};
+use crate::proto::messages::event::{Sink, StopReason};
 use crate::proto::translate::structured::{MAX_HELD, Rejected};
 
 impl Response {
@@ -58,16 +58,4 @@ impl Response {
             self.state = State::Gap;
         }
     }
-}
-
-/// A whole text block.
-pub(super) fn put_block(index: &mut u32, text: &str, sink: &mut impl Sink) {
-    if text.is_empty() {
-        return;
-    }
-    let delta = Delta::Text(Piece::Plain(text));
-    sink.event(StreamEvent::BlockStart { index: *index, block: Block::Text });
-    sink.event(StreamEvent::BlockDelta { index: *index, delta });
-    sink.event(StreamEvent::BlockStop { index: *index });
-    *index += 1;
 }

@@ -2,26 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{Response, State, Step};
-use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent};
+use super::{Cut, Response, State, Step};
+use crate::proto::messages::event::{Block, Delta, Piece, Sink, StreamEvent};
 use crate::proto::translate::stop::StopScanner;
-
-/// Why we ended an answer that upstream would have continued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cut {
-    /// The stop sequence of this index came.
-    Sequence(usize),
-    MaxTokens,
-}
-
-impl Cut {
-    pub(super) const fn stop_reason(self) -> StopReason {
-        match self {
-            Self::Sequence(_) => StopReason::StopSequence,
-            Self::MaxTokens => StopReason::MaxTokens,
-        }
-    }
-}
 
 impl Response {
     /// Outside of thoughts and tools: a piece of the answer's text.
