@@ -23,12 +23,10 @@ mod token_file;
 
 pub use super::json::object::{Json, Limits, Object, RECORD, Unusable, quote};
 pub use note::Note;
-pub use read::time;
+use read::MAX_INTEGER;
+pub use read::{rfc3339, time};
 pub use standing::Standing;
 pub use token_file::{RefusedHash, Registration, TokenFile, id_of_path};
-
-/// Integers are written below this (R25): another writer's JSON keeps 14 significant digits.
-const MAX_INTEGER: u64 = 99_999_999_999_999;
 
 /// The tolerant reading of an account record (R70). Absent fields have their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -508,12 +506,6 @@ impl Wanted<'_> {
 fn same_time(found: Option<Timestamp>, wanted: Option<Timestamp>) -> bool {
     found == wanted
         || found.is_some() && found == wanted.and_then(|time| Timestamp::from_millisecond(time.as_millisecond()).ok())
-}
-
-/// `YYYY-MM-DDTHH:MM:SS.sssZ`, cut to milliseconds (R24).
-pub fn rfc3339(time: Timestamp) -> String {
-    let millis = Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time);
-    format!("{millis:.3}")
 }
 
 /// Whether a hash field can be an account's id: 1–128 bytes of printable ASCII (R13).

@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::{read, rfc3339};
+use super::read::{self, rfc3339};
 
 /// A parsed `lastErrorMessage`. It displays as it is written: one line of at most 200 characters.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,17 @@
-//! Tolerant readings of single values (R10–R12).
+//! Single values: tolerant readings (R10–R12), the largest integer and the form of times as written (R24, R25).
 
 use jiff::Timestamp;
 
-use super::{Json, MAX_INTEGER};
+use super::Json;
+
+/// Integers are written below this (R25): another writer's JSON keeps 14 significant digits.
+pub(super) const MAX_INTEGER: u64 = 99_999_999_999_999;
+
+/// `YYYY-MM-DDTHH:MM:SS.sssZ`, cut to milliseconds (R24).
+pub fn rfc3339(time: Timestamp) -> String {
+    let millis = Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time);
+    format!("{millis:.3}")
+}
 
 /// true, false, `"true"`, `"false"` in any case, 1, 0, `"1"`, `"0"`; `None` for anything else (R11).
 pub(super) fn boolean(value: Json<'_>) -> Option<bool> {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Note;
+use super::note::Note;
 
 /// The health fields of an account record (R70), as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
