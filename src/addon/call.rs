@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::{MessageKind, OpenCall};
 use super::feed::Incoming;
-use super::gateway::LiveGateway;
+use super::live::LiveGateway;
 use super::message;
 use super::outlet::Outlet;
 use crate::error::{Code, Error};

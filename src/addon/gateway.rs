@@ -1,6 +1,5 @@
 //! `KiroGateway` for JavaScript.
 
-use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::{MessageKind, OpenCall};
 use super::intake::{self, NativeImport, NativeLogin};
-use super::listen::{self, GraceSender, NativeServer};
+use super::listen::{self, GraceSender, NativeServer, millis};
+use super::live::LiveGateway;
 use super::notifier::Notifier;
 use super::{Bell, call, feed, message};
-use crate::config::{Config, Face, RawConfig, StoreKind, UpstreamKind, nearest};
+use crate::config::{Config, Face, RawConfig, StoreKind, nearest};
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway, Leniency};
 use crate::pool::Addresses;
@@ -26,10 +26,7 @@ use crate::proto::record::rfc3339;
 use crate::proto::translate::edits::edit;
 use crate::proto::translate::estimate::request_tokens;
 use crate::server::{Peer, Terms};
-use crate::simulator::{self, Attached};
 
-/// How long `connect` waits for the client key, once the accounts are there.
-const KEY_WAIT: Duration = Duration::from_secs(1);
 /// How long `close` waits for JavaScript to record outcomes, and for the others to be written.
 const LAST_OUTCOMES: Duration = Duration::from_secs(1);
 
@@ -493,44 +490,6 @@ fn mode(overwrite: bool) -> SystemMode {
     if overwrite { SystemMode::Overwrite } else { SystemMode::Append }
 }
 
-/// A gateway, and its simulated upstream if it has one. Each call holds it, so that both live until the last call has
-/// ended, also when JavaScript has dropped the gateway (N54).
-#[derive(Clone)]
-pub(crate) struct LiveGateway {
-    gateway: Gateway,
-    notifier: Arc<Notifier>,
-    _simulated: Option<Arc<Attached>>,
-}
-
-impl LiveGateway {
-    async fn start(mut config: Config, notifier: Arc<Notifier>) -> std::result::Result<Self, Error> {
-        has_folder(&config.store).await?;
-        let simulated = match config.upstream {
-            UpstreamKind::Kiro => None,
-            UpstreamKind::Simulator => {
-                let attached = simulator::attach(&mut config).await.map_err(|error| {
-                    Error::new(Code::Config, format!("the simulated upstream could not be started: {error}"))
-                })?;
-                Some(Arc::new(attached))
-            }
-        };
-        let wait = config.store_wait.min(KEY_WAIT);
-        let gateway = Gateway::start_with(config, Gateway::wall_clock(), notifier.hooks()).await?;
-        // The accounts are known. The client key comes from the same store: without it a handler answers its first
-        // requests with 503, as it must when the key doesn't come.
-        let _known = tokio::time::timeout(wait, gateway.key_known()).await;
-        Ok(Self { gateway, notifier, _simulated: simulated })
-    }
-}
-
-impl Deref for LiveGateway {
-    type Target = Gateway;
-
-    fn deref(&self) -> &Gateway {
-        &self.gateway
-    }
-}
-
 /// The object is gone in JavaScript: no outcome is answered any more (N54).
 impl Drop for KiroGateway {
     fn drop(&mut self) {
@@ -557,29 +516,12 @@ impl NativeCallOptions {
     }
 }
 
-/// A day is as good as for ever, and the clock can still be added to it.
-pub(crate) fn millis(ms: f64) -> Duration {
-    Duration::from_millis(ms.clamp(0.0, 86_400_000.0) as u64)
-}
-
 fn configure(options: Vec<String>, environment: Vec<String>) -> std::result::Result<Config, Error> {
     let mut raw = RawConfig::from_env(pairs(environment));
     for (name, value) in pairs(options) {
         raw.set_option(&name, &value)?;
     }
     Ok(raw.resolve(Face::Addon)?)
-}
-
-/// A mistyped path would be an empty pool, and its logins written nowhere (N71).
-async fn has_folder(store: &StoreKind) -> std::result::Result<(), Error> {
-    let (StoreKind::File(path) | StoreKind::Aiclient(path)) = store else { return Ok(()) };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    match folder {
-        Some(folder) if !tokio::fs::metadata(folder).await.is_ok_and(|folder| folder.is_dir()) => {
-            Err(Error::new(Code::Config, format!("store: {} is no folder", folder.display())))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Names and values that came as one flat list.

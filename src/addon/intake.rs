@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::bell::{MessageKind, OpenCall};
 use super::call::{self, fail, unless_cancelled};
-use super::gateway::LiveGateway;
+use super::live::LiveGateway;
 use super::message;
 use crate::accounts::import::{Choice, Import, ImportError, ImportResult, Imported, checked_name};
 use crate::accounts::keep::{KeepError, Kept, Login, keep, takes_writes};

@@ -13,6 +13,7 @@ mod feed;
 mod gateway;
 mod intake;
 mod listen;
+mod live;
 mod message;
 mod notifier;
 #[cfg(unix)]
