@@ -6,13 +6,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
+use super::events::Events;
 use super::exchange::Answering;
-use super::status::Events;
 use crate::gateway::{Cutter, MessageStream};
 
+/// The content type of both streams.
+pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 /// Sent in a stream to learn whether the client is still there.
 const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\n\n");
 

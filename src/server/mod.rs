@@ -5,8 +5,10 @@
 
 mod body;
 mod debug;
+mod events;
 mod exchange;
 mod listen;
+mod query;
 mod route;
 mod site;
 mod socket;
@@ -27,9 +29,11 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
+use body::EVENT_STREAM;
 pub use body::{ResponseBody, Sse};
 pub use debug::{Debugging, debug};
 pub use listen::{Listening, bind, listen, serve};
+pub(crate) use query::query_value;
 use route::Route;
 #[cfg(feature = "addon")]
 pub(crate) use socket::{ClientSocket, unsent};
@@ -44,7 +48,6 @@ use crate::proto::messages::request::{Ignored, SystemMode};
 
 /// From so many bytes on a body takes more than the round trip that it takes to connect.
 const LONG_BODY: u64 = 32 * 1024;
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const METRICS_TEXT: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -588,30 +591,6 @@ fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, HttpError> {
     }))
 }
 
-/// The first value of a query parameter, percent-decoded. A broken escape stays as it is: the value is then wrong, not
-/// absent.
-pub(crate) fn query_value(query: &str, name: &str) -> Option<String> {
-    let pair = query.split('&').find(|pair| pair.split('=').next() == Some(name))?;
-    let raw = pair.split_once('=').map_or("", |(_, value)| value);
-    Some(percent_decoded(&raw.replace('+', " ")).unwrap_or_else(|| raw.to_owned()))
-}
-
-/// Percent-decodes a part of a URL; `None` for a broken escape and for bytes that aren't UTF-8.
-fn percent_decoded(raw: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(raw.len());
-    let mut bytes = raw.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => {
-                let digit = |b: Option<u8>| b.and_then(|b| (b as char).to_digit(16));
-                out.push((digit(bytes.next())? * 16 + digit(bytes.next())?) as u8);
-            }
-            other => out.push(other),
-        }
-    }
-    String::from_utf8(out).ok()
-}
-
 /// A client's value is repeated only when it is a short name (M19).
 fn printable(text: &str) -> String {
     if text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic()) { text.to_owned() } else { "…".to_owned() }
@@ -620,15 +599,6 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn query_values_are_decoded() {
-        assert_eq!(query_value("beta=true&key=a%20b%2Bc", "key").as_deref(), Some("a b+c"));
-        assert_eq!(query_value("key", "key").as_deref(), Some(""));
-        assert_eq!(query_value("keys=1", "key"), None);
-        assert_eq!(query_value("key=%zz&key=a", "key").as_deref(), Some("%zz"));
-        assert_eq!(query_value("key=a+%FF", "key").as_deref(), Some("a+%FF"));
-    }
 
     #[test]
     fn a_preflight_echoes_only_valid_names_m7() {

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::percent_decoded;
+use super::query::percent_decoded;
 
 /// The existing service's prefix; every route below it is the same as without it.
 const PREFIX: &str = "/claude-kiro-oauth";
