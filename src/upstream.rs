@@ -14,6 +14,7 @@ mod connector;
 mod exchange;
 mod gate;
 mod identity;
+mod probes;
 mod route;
 mod ways;
 
@@ -29,7 +30,8 @@ use clients::{Clients, unusable_proxy};
 use connections::Connections;
 use connector::Connector;
 pub(crate) use connector::root_cause;
-use exchange::{AnswerBody, WireRequest, exchange};
+pub use exchange::Cut;
+use exchange::{AnswerBody, SendProgress, WireRequest, exchange};
 pub use gate::{Gate, GateStatus};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
@@ -62,10 +64,6 @@ pub struct UpstreamBody {
     answer: AnswerBody,
     sent: Instant,
 }
-
-/// The body ended before its end.
-#[derive(Debug)]
-pub struct Cut;
 
 impl UpstreamBody {
     /// When the request's last byte went out: the wait for the first event begins there (K68).
@@ -371,20 +369,6 @@ impl Upstream {
 pub fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split(['/', '?', '#']).next().unwrap_or_default()
-}
-
-/// When a byte of the request last went out; none while there is no connection.
-#[derive(Default)]
-struct SendProgress(Mutex<Option<Instant>>);
-
-impl SendProgress {
-    fn moved(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    fn last(&self) -> Option<Instant> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Reads the body of an error answer, bounded in size and time; the part before a limit counts (K42).

@@ -18,9 +18,8 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tower::{Service, service_fn};
 
-use super::SendProgress;
 use super::connections::Socket;
-use super::exchange::{WireRequest, ask};
+use super::exchange::{SendProgress, WireRequest, ask};
 use super::route::{Proxy, Route, is_secure};
 use crate::proto::address::is_localhost;
 

@@ -5,20 +5,20 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Method, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use ureq_proto::BodyMode;
 use ureq_proto::client::state::{RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
 
 use super::connections::{Connections, Socket};
 use super::route::Route;
-use super::{Cut, SendProgress};
 use crate::proto::kiro::request::Parts;
 
 /// Most bytes of one read.
@@ -93,6 +93,24 @@ impl WireRequest {
         }
     }
 }
+
+/// When a byte of the request last went out; none while there is no connection.
+#[derive(Default)]
+pub(super) struct SendProgress(Mutex<Option<Instant>>);
+
+impl SendProgress {
+    pub(super) fn moved(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(super) fn last(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The body ended before its end.
+#[derive(Debug)]
+pub struct Cut;
 
 /// Why an exchange has no answer.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::iter::once;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
@@ -10,13 +10,9 @@ use tokio::time::Instant;
 
 use super::connector::ConnectError;
 use super::route::Route;
-use super::{Upstream, host_of};
 use crate::policy::reach::Reach;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::said::Said;
-
-/// Time for one probe. A new one begins each second, so that a lost packet of one delays none of the others.
-const PROBE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The ways that can't be connected.
 pub(super) struct RestingWays {
@@ -29,13 +25,13 @@ pub(super) struct RestingWays {
 /// The names of a way.
 pub(super) struct WayNames {
     /// The host, and host and port of the proxy before it.
-    shown: String,
+    pub(super) shown: String,
     /// The same with the proxy's user and password: a proxy that refuses one user may serve another.
     login: Option<String>,
 }
 
 impl WayNames {
-    fn new(host: &str, proxy: Option<&str>) -> Self {
+    pub(super) fn new(host: &str, proxy: Option<&str>) -> Self {
         match proxy {
             None => Self { shown: host.to_owned(), login: None },
             Some(url) => Self {
@@ -50,7 +46,7 @@ impl WayNames {
         Self::new(host, route.proxy.as_ref().map(|proxy| proxy.url.as_str()))
     }
 
-    fn all(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
         once(&self.shown).chain(&self.login).map(String::as_str)
     }
 }
@@ -60,11 +56,11 @@ impl RestingWays {
         Self { began: Instant::now(), inside: Mutex::default() }
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    fn inside(&self) -> MutexGuard<'_, (Reach, HashMap<String, Route>)> {
+    pub(super) fn inside(&self) -> MutexGuard<'_, (Reach, HashMap<String, Route>)> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -123,51 +119,6 @@ impl RestingWays {
             drop(inside);
             let away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX);
             tracing::info!(way, away_ms, "connections can be made again");
-        }
-    }
-}
-
-impl Upstream {
-    /// Whether this machine can't connect to this URL through this proxy of an account, or through the configured one:
-    /// then a request on that way fails at once.
-    pub fn is_cut_off(&self, url: &str, proxy: Option<&str>) -> bool {
-        let way = self.way_names(host_of(url), proxy);
-        let inside = self.reached.inside();
-        way.all().any(|name| inside.0.rests(name).is_some())
-    }
-
-    /// Whether any way rests; nearly always none does.
-    pub fn is_any_cut_off(&self) -> bool {
-        self.reached.inside().0.resting().next().is_some()
-    }
-
-    /// The name of a way: the host, and the proxy before it, an account's own or that of the configuration.
-    pub(crate) fn way(&self, host: &str, proxy: Option<&str>) -> String {
-        self.way_names(host, proxy).shown
-    }
-
-    fn way_names(&self, host: &str, proxy: Option<&str>) -> WayNames {
-        WayNames::new(host, proxy.or(self.proxy.as_ref().map(|proxy| proxy.url.as_str())))
-    }
-
-    /// Probes of the resting ways, so that a server without requests notices an open one, too. Run them once a second;
-    /// each ends within five.
-    pub fn probes(self: &Arc<Self>) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
-        let routes: Vec<Route> = self.reached.inside().1.values().cloned().collect();
-        let upstream = self.clone();
-        routes.into_iter().map(move |route| upstream.clone().probe(route))
-    }
-
-    async fn probe(self: Arc<Self>, route: Route) {
-        let began = self.reached.now();
-        let connecting = self.connector.connect(&route, &self.opened_ahead);
-        match tokio::time::timeout(PROBE_WITHIN, connecting).await {
-            Ok(Ok(io)) => {
-                self.connections.keep(&route, io);
-                self.reached.made(&route);
-            }
-            Ok(Err(error)) => drop(self.reached.failed(&route, &error, began)),
-            Err(_) => {}
         }
     }
 }
