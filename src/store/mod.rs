@@ -6,45 +6,48 @@
 //! Every call is cancel-safe in this sense: dropping its future leaves the store as if the call had or had not run,
 //! never half done.
 
-use std::collections::{HashMap, HashSet};
-use std::ops::Range;
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use std::{fmt, io};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::metrics::{Histogram, Observed};
-use crate::proto::record::{self, ByteCount, Entry, Token, Unusable};
+use crate::proto::record::{self, Entry, Unusable};
 use crate::secret::Secret;
 
+mod changes;
 pub mod client_key;
+mod error;
 pub mod file;
 pub(crate) mod journal;
+mod lock;
+mod records;
 pub mod redis;
 mod simulated;
+mod status;
 pub mod writer;
+
+use changes::Changes;
+pub use error::{StoreError, StoreErrorKind};
+pub use file::{Imported, ServiceStore, import, lone_registration};
+pub use journal::JournalSurvey;
+pub use lock::Lock;
+use lock::LockHandle;
+pub use records::{Added, Cas, Change, KeyFields, KnownLogins, NewAccount, RawAccount, Tickets};
+pub use redis::{DEFAULT_KEY_PREFIX, RedisConfig};
+pub use status::{Inspection, Latency, Status};
+pub use writer::{Pending, Writer};
 
 pub use crate::config::RedisAddress;
 pub use crate::policy::unsaved::{OnRecord, Saved, UnsavedToken};
 pub use crate::proto::record::TokenKey;
-pub use file::{Imported, ServiceStore, import, lone_registration};
-pub use journal::JournalSurvey;
-pub use simulated::SimulatedStore;
-pub use writer::{Pending, Writer};
-
-/// Fields and records of the hash of named client keys, unparsed (R109).
-pub type KeyFields = Vec<(Vec<u8>, Bytes)>;
 
 /// Reads the wall clock. Passed in, so that tests own the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// Selection tickets reserved from the shared counter: first to last, end excluded (R36).
-pub type Tickets = Range<u64>;
 
 /// Which store, and how to reach it.
 #[derive(Clone, Debug)]
@@ -57,216 +60,6 @@ pub enum StoreConfig {
     Aiclient(PathBuf),
     /// One of these under `KIRO_UPSTREAM=simulator`: only read (R110).
     Simulated(Box<Self>),
-}
-
-/// `REDIS_*` and `KIRO_REDIS_POOL_SIZE` (R1, R2).
-#[derive(Clone, Debug)]
-pub struct RedisConfig {
-    /// Where Redis is.
-    pub server: RedisAddress,
-    /// Put in front of every key. Default [`DEFAULT_KEY_PREFIX`].
-    pub key_prefix: String,
-    /// Multiplexed connections, at least 1. Default 4.
-    pub connections: usize,
-}
-
-/// Default of `REDIS_KEY_PREFIX`.
-pub const DEFAULT_KEY_PREFIX: &str = "aiclient:";
-
-/// One account's records, unparsed. `Debug` shows only sizes, here and in every type that holds records.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RawAccount {
-    /// The hash field: 1–128 bytes of printable ASCII (R13).
-    pub id: String,
-    /// The account record (R70).
-    pub account: Bytes,
-    /// The token record's key and bytes; `None` without one (R45).
-    pub token: Option<(TokenKey, Bytes)>,
-}
-
-/// The result of a compare-and-set (R21).
-#[derive(Clone, PartialEq, Eq)]
-pub enum Cas {
-    /// The new bytes are there.
-    Written,
-    /// Something else was there; nothing was written. These bytes are there.
-    Conflict(Bytes),
-    /// Nothing was there; nothing was written (R23).
-    Absent,
-}
-
-/// One compare-and-set of an account record.
-#[derive(Clone)]
-pub struct Change {
-    /// Which account.
-    pub id: String,
-    /// The expected bytes.
-    pub old: Bytes,
-    /// The new bytes.
-    pub new: Bytes,
-}
-
-/// A held refresh lock (R40). Give it back with [`Store::unlock`]; a dropped one ends by itself: in Redis after 30 s,
-/// in the file store at once.
-#[derive(Debug)]
-pub struct Lock {
-    key: TokenKey,
-    held: LockHandle,
-}
-
-#[derive(Debug)]
-enum LockHandle {
-    Redis(String),
-    #[expect(dead_code, reason = "the lock is free, and the refresh over, when they are dropped")]
-    File(std::fs::File, file::UnderWay),
-    Simulated,
-}
-
-impl Lock {
-    /// Which token record it guards.
-    pub fn key(&self) -> &TokenKey {
-        &self.key
-    }
-}
-
-/// An account to add (R62).
-pub struct NewAccount {
-    /// A fresh uuid v4.
-    pub id: String,
-    /// For display.
-    pub custom_name: Option<String>,
-    /// When it is added.
-    pub added_at: Timestamp,
-    /// The whole token record.
-    pub token: Vec<u8>,
-    /// Further members of the account record from an import, as raw JSON (R78).
-    pub members: Vec<(&'static str, String)>,
-}
-
-/// The result of `accounts add`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Added {
-    /// The account is there.
-    New,
-    /// An account with this refresh token exists already; nothing was written.
-    Duplicate {
-        /// Its id.
-        id: String,
-    },
-}
-
-/// A Redis server's own description and our rights on it, as far as a script can tell (R3).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inspection {
-    /// Name and version, such as `redis 7.2.4`; none before Redis 7.
-    pub server: Option<String>,
-    /// Commands on our keys that this user may not run, such as `INCRBY`; none when the server can't say (before Redis
-    /// 7).
-    pub missing_rights: Option<Vec<String>>,
-}
-
-/// Whether the store can be used (R49). [`Store::watch`] shows changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// Never reached since the start; the last failure, if there was one.
-    Connecting(Option<StoreError>),
-    /// Reads and writes work.
-    Connected,
-    /// Reads work, writes are refused (OOM, MISCONF): `degraded`.
-    WritesRefused(StoreError),
-    /// Lost, with the reason.
-    Away(StoreError),
-}
-
-impl Status {
-    /// Whether reads work: `redis: "connected"` in `/health`.
-    pub fn is_connected(&self) -> bool {
-        matches!(self, Self::Connected | Self::WritesRefused(_))
-    }
-}
-
-/// A failure of the store. Its text holds addresses of files and error words, never a value (R6).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreError {
-    kind: StoreErrorKind,
-    detail: String,
-    /// Whether the command may have been executed all the same.
-    perhaps_done: bool,
-    /// The store isn't away but read-only.
-    read_only: bool,
-}
-
-/// The meaning of a [`StoreError`] for its caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StoreErrorKind {
-    /// The configuration can't work: bad URL, unreadable certificate. Start-up fails.
-    Config,
-    /// Connection lost, timeout, LOADING, READONLY, CLUSTERDOWN, MASTERDOWN; a folder that can't be written (R49, R66).
-    Away,
-    /// NOAUTH, WRONGPASS, NOPERM: start-up fails with that word; later it counts as away (R49).
-    Refused,
-    /// OOM, MISCONF: reads go on, writes stay pending (R49).
-    WritesRefused,
-    /// The shared counter isn't an integer or would overflow: local tickets (R36).
-    Counter,
-    /// The store holds something unexpected: WRONGTYPE, a file that is not JSON (R65).
-    Broken,
-    /// The client registration beside a token file is missing, expired or refused (R67).
-    Registration,
-}
-
-impl StoreError {
-    pub(crate) fn new(kind: StoreErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), perhaps_done: false, read_only: false }
-    }
-
-    pub(crate) fn away(detail: impl Into<String>) -> Self {
-        Self::new(StoreErrorKind::Away, detail)
-    }
-
-    /// Its meaning.
-    pub fn kind(&self) -> StoreErrorKind {
-        self.kind
-    }
-
-    /// Whether the store counts as away from now on (R49). At start-up look for [`StoreErrorKind::Refused`] first.
-    pub fn is_away(&self) -> bool {
-        matches!(self.kind, StoreErrorKind::Away | StoreErrorKind::Refused)
-    }
-
-    /// Whether this store can only be read: a replica, a file that may not be written. That may last, so nothing is
-    /// begun that must be saved.
-    pub fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// Whether the command may have been executed although its reply was lost (R22).
-    pub fn is_perhaps_done(&self) -> bool {
-        self.perhaps_done
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
-            StoreErrorKind::Config => "store configuration",
-            StoreErrorKind::Away => "store away",
-            StoreErrorKind::Refused => "store refused access",
-            StoreErrorKind::WritesRefused => "store refused to write",
-            StoreErrorKind::Counter => "round-robin counter",
-            StoreErrorKind::Broken => "store content",
-            StoreErrorKind::Registration => "client registration",
-        };
-        write!(f, "{what}: {}", self.detail)
-    }
-}
-
-impl std::error::Error for StoreError {}
-
-impl From<StoreError> for io::Error {
-    fn from(error: StoreError) -> Self {
-        io::Error::other(error)
-    }
 }
 
 /// A record that a person edits.
@@ -287,6 +80,14 @@ pub enum Store {
     Service(ServiceStore),
     /// Any of these under `KIRO_UPSTREAM=simulator`: it is read, and changes stay in memory (R110).
     Simulated(SimulatedStore),
+}
+
+/// A store that is only read, and what has changed. Cheap to clone.
+#[derive(Clone)]
+pub struct SimulatedStore {
+    below: Box<Store>,
+    changes: Arc<Mutex<Changes>>,
+    tickets: Arc<AtomicU64>,
 }
 
 /// The same call to either store.
@@ -623,117 +424,12 @@ impl Store {
     }
 }
 
-/// Latency of the store's commands, and the errors.
-#[derive(Debug)]
-pub struct Latency {
-    times: Histogram,
-    errors: AtomicU64,
-}
-
-impl Default for Latency {
-    fn default() -> Self {
-        let bounds = &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
-        Self { times: Histogram::new(bounds), errors: AtomicU64::new(0) }
-    }
-}
-
-impl Latency {
-    /// Commands or pipelines, each counted once.
-    pub fn observed(&self) -> Observed {
-        self.times.observed()
-    }
-
-    /// Commands that failed, or that had no connection to go out on.
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Relaxed)
-    }
-
-    /// Counts a command that could not be sent, for want of a connection.
-    pub(crate) fn unsent(&self) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn observe(&self, took: Duration, ok: bool) {
-        self.times.observe(took);
-        if !ok {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Whose login is whose, by refresh token and API key.
-#[derive(Default)]
-pub struct KnownLogins(HashMap<String, String>);
-
-impl KnownLogins {
-    /// Of the accounts of a store. A record that can't be read knows none.
-    pub fn of<'a>(accounts: impl IntoIterator<Item = &'a RawAccount>) -> Self {
-        let mut known = Self::default();
-        for account in accounts {
-            if let Some(token) = account.token.as_ref().and_then(|(_, record)| Token::parse(record).ok()) {
-                known.add(&account.id, &token);
-            }
-        }
-        known
-    }
-
-    /// This account has that login.
-    pub fn add(&mut self, id: &str, token: &Token) {
-        for secret in [&token.refresh_token, &token.kiro_api_key].into_iter().flatten() {
-            self.0.entry(secret.expose().to_owned()).or_insert_with(|| id.to_owned());
-        }
-    }
-
-    /// The account that has this login.
-    pub fn duplicate_of(&self, token: &Token) -> Option<&str> {
-        let secrets = [&token.refresh_token, &token.kiro_api_key];
-        secrets.into_iter().flatten().find_map(|secret| self.0.get(secret.expose())).map(String::as_str)
-    }
-}
-
 /// Tries of a compare-and-set before it is postponed (R22).
 pub(crate) const MAX_TRIES: usize = 8;
 
 /// 1–20 ms (R22).
 pub(crate) fn conflict_pause() -> Duration {
     Duration::from_micros(fastrand::u64(1_000..=20_000))
-}
-
-impl fmt::Debug for RawAccount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let token = self.token.as_ref().map(|(key, record)| (key, ByteCount(record)));
-        f.debug_struct("RawAccount")
-            .field("id", &self.id)
-            .field("account", &ByteCount(&self.account))
-            .field("token", &token)
-            .finish()
-    }
-}
-
-impl fmt::Debug for Cas {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Written => f.write_str("Written"),
-            Self::Conflict(record) => f.debug_tuple("Conflict").field(&ByteCount(record)).finish(),
-            Self::Absent => f.write_str("Absent"),
-        }
-    }
-}
-
-impl fmt::Debug for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (old, new) = (ByteCount(&self.old), ByteCount(&self.new));
-        f.debug_struct("Change").field("id", &self.id).field("old", &old).field("new", &new).finish()
-    }
-}
-
-impl fmt::Debug for NewAccount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NewAccount")
-            .field("id", &self.id)
-            .field("token", &ByteCount(&self.token))
-            .finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

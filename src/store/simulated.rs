@@ -4,44 +4,22 @@
 //! real one the loss of a login. So changes stay here, as long as the store's own record is the one that they were made
 //! on: an edit by somebody else wins, and shows.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::{
-    Added, Cas, Change, Latency, Lock, LockHandle, NewAccount, RawAccount, Status, Store, StoreError, StoreErrorKind,
-    Tickets, TokenKey,
-};
+use super::changes::{Changes, compare_and_set, seen};
+use super::error::{StoreError, StoreErrorKind};
+use super::lock::{Lock, LockHandle};
+use super::records::{Added, Cas, Change, NewAccount, RawAccount, Tickets};
+use super::status::{Latency, Status};
+use super::{SimulatedStore, Store};
+use crate::proto::record::TokenKey;
 use crate::secret::Secret;
-
-/// The store below, and what has changed. Cheap to clone.
-#[derive(Clone)]
-pub struct SimulatedStore {
-    below: Box<Store>,
-    changes: Arc<Mutex<Changes>>,
-    tickets: Arc<AtomicU64>,
-}
-
-/// Changed records, at most one for each record of the store.
-#[derive(Default)]
-struct Changes {
-    // Bound: with a simulated upstream: changed account records | an account each | a newer change replaces it
-    accounts: HashMap<String, Changed>,
-    // Bound: with a simulated upstream: changed token records | an account each | a newer change replaces it
-    tokens: HashMap<String, Changed>,
-}
-
-struct Changed {
-    /// The store's record that it was made on.
-    on: Bytes,
-    now: Bytes,
-}
 
 impl SimulatedStore {
     pub(super) fn over(below: Store) -> Self {
@@ -156,34 +134,6 @@ impl SimulatedStore {
     pub(super) fn latency(&self) -> &Latency {
         self.below.latency()
     }
-}
-
-/// The record as it is here. A change that was made on another record is gone.
-fn seen(changes: &mut HashMap<String, Changed>, id: &str, record: &mut Bytes) {
-    if let Slot::Occupied(changed) = changes.entry(id.to_owned()) {
-        if changed.get().on == *record {
-            *record = changed.get().now.clone();
-        } else {
-            changed.remove();
-        }
-    }
-}
-
-fn compare_and_set(
-    changes: &mut HashMap<String, Changed>,
-    id: &str,
-    found: Option<Bytes>,
-    old: &[u8],
-    new: &[u8],
-) -> Cas {
-    let Some(on) = found else { return Cas::Absent };
-    let mut current = on.clone();
-    seen(changes, id, &mut current);
-    if current != old {
-        return Cas::Conflict(current);
-    }
-    changes.insert(id.to_owned(), Changed { on, now: Bytes::copy_from_slice(new) });
-    Cas::Written
 }
 
 impl fmt::Debug for SimulatedStore {

@@ -36,7 +36,7 @@ const WITHOUT: &[(&str, &str, &str)] = &[
     ("src/store/file/content.rs", "accounts", "the file's records, once read; the file is at most 256 MiB"),
     ("src/store/file/content.rs", "tokens", "likewise"),
     ("src/store/file/service.rs", "accounts", "the service's file, once read"),
-    ("src/store/mod.rs", "KnownLogins", "made for one command"),
+    ("src/store/records.rs", "KnownLogins", "made for one command"),
 ];
 
 const COLLECTIONS: [&str; 8] =

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -30,9 +30,11 @@ use crate::secret::Secret;
 mod content;
 pub(super) mod disk;
 mod id_secret;
+pub(super) mod refreshing;
 mod service;
 
 use content::{Content, Pool};
+use refreshing::Refreshing;
 pub use service::ServiceStore;
 
 /// How often the file is checked while the store is away.
@@ -108,43 +110,6 @@ enum Owner {
     Private,
     /// The Node.js service: it keeps the mode that it has, and its client is found as that service does (R97, R98).
     Service,
-}
-
-/// The tokens that are being refreshed.
-#[derive(Clone, Debug, Default)]
-struct Refreshing(Arc<Expected>);
-
-#[derive(Debug, Default)]
-struct Expected {
-    // Bound: file store: tokens that are being refreshed | an account each | it goes with the refresh
-    ids: Mutex<HashSet<String>>,
-    /// A change came, or a refresh ended. Wakes the next writer.
-    arrived: Notify,
-}
-
-/// A running refresh, until it is dropped.
-#[derive(Debug)]
-pub(super) struct UnderWay {
-    id: String,
-    refreshing: Refreshing,
-}
-
-impl Refreshing {
-    fn ids(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.0.ids.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self, id: &str) -> UnderWay {
-        self.ids().insert(id.to_owned());
-        UnderWay { id: id.to_owned(), refreshing: self.clone() }
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.refreshing.ids().remove(&self.id);
-        self.refreshing.0.arrived.notify_one();
-    }
 }
 
 /// Compare-and-sets of one caller.
@@ -255,15 +220,13 @@ impl FileStore {
         let given_up = |_| vec![Err(StoreError::away("the work on the file was given up")); count];
         let (done, mut answer) = oneshot::channel();
         self.inner.waiting().push(QueuedChanges { kind, changes, done });
-        self.inner.refreshing.0.arrived.notify_one();
+        self.inner.refreshing.arrive();
         let until = Instant::now() + self.inner.gather();
         let one_at_a_time = Arc::clone(&self.inner.changing).lock_owned().await;
         if let Ok(results) = answer.try_recv() {
             return results;
         }
-        while self.inner.is_more_to_come()
-            && timeout_at(until, self.inner.refreshing.0.arrived.notified()).await.is_ok()
-        {}
+        while self.inner.is_more_to_come() && timeout_at(until, self.inner.refreshing.arrived()).await.is_ok() {}
         let written = self.run(move |inner| {
             let _one_at_a_time = one_at_a_time;
             let began = Instant::now();

@@ -31,9 +31,10 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Added, Cas, Change, DEFAULT_KEY_PREFIX, Inspection, KeyFields, KnownLogins, Latency, Lock, LockHandle, NewAccount,
-    RawAccount, RedisConfig, Status, StoreError, StoreErrorKind, Tickets, TokenKey,
+    Added, Cas, Change, Inspection, KeyFields, KnownLogins, Latency, Lock, LockHandle, NewAccount, RawAccount, Status,
+    StoreError, StoreErrorKind, Tickets, TokenKey,
 };
+use crate::config::RedisAddress;
 use crate::proto::record::{self, Account, Fingerprint, Token, is_account_id, token_id_of_path};
 use crate::secret::Secret;
 
@@ -46,6 +47,8 @@ use address::{Address, COMMAND_TIMEOUT};
 use error::{classify, is_no_script, is_wrong_type, no_answer};
 use link::{Links, Live};
 
+/// Default of `REDIS_KEY_PREFIX`.
+pub const DEFAULT_KEY_PREFIX: &str = "aiclient:";
 /// Seconds after which a lock frees itself (R40).
 const LOCK_SECONDS: u64 = 30;
 /// Scripts in one pipeline (R31).
@@ -57,6 +60,17 @@ const CLUSTER_CONCURRENCY: usize = 64;
 /// A late reply still counts when it comes within this time after the server is back.
 const LATE_REPLY_GRACE: Duration = Duration::from_millis(250);
 const PROVIDER: &str = "claude-kiro-oauth";
+
+/// `REDIS_*` and `KIRO_REDIS_POOL_SIZE` (R1, R2).
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// Where Redis is.
+    pub server: RedisAddress,
+    /// Put in front of every key. Default [`DEFAULT_KEY_PREFIX`].
+    pub key_prefix: String,
+    /// Multiplexed connections, at least 1. Default 4.
+    pub connections: usize,
+}
 
 /// Accounts and tokens in Redis. Cheap to clone; the connections close with the last clone.
 #[derive(Clone)]
