@@ -9,9 +9,11 @@
 //! [`Pool::acquire`] leaves the line; an account that it was given in this moment goes to the next. Dropping the last
 //! [`Pool`] ends its background task; [`Pool::close`] waits for it.
 
+mod fit;
 mod lease;
 mod line;
 mod snapshot;
+mod start;
 #[cfg(test)]
 mod tests;
 mod tickets;
@@ -23,21 +25,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, StoreKind};
-use crate::credentials::{Ended, LookUp};
 use crate::policy::account::PoolAccount;
 use crate::policy::alike::Alike;
-use crate::policy::brake::{Brake, PER_MINUTE};
+use crate::policy::brake::Brake;
 use crate::policy::health::{HealthState, Rules, is_soft};
 use crate::policy::later;
 pub use crate::policy::learned::Credits;
 use crate::policy::learned::{Lesson, Variant};
 use crate::policy::outcome::{Event, Outcome};
+use crate::policy::renewal::{Ended, LookUp};
 use crate::policy::select::Strategy;
 use crate::policy::suspicion::SUSPICION;
 use crate::policy::view::{self, Urls};
@@ -45,20 +46,17 @@ use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::profile::{AccountKind, region_of};
 use crate::proto::record::{Method, Note, Token, TokenKey, rfc3339};
-use crate::store::journal::Journal;
+use crate::secret::Secret;
 use crate::store::writer::Pending;
 use crate::store::{Clock, JournalSurvey, Store, StoreError, Writer};
 
 pub use crate::policy::health::AttemptEnd;
 pub use crate::policy::view::{AccountId, AccountView, Addresses};
 pub use crate::proto::record::short;
-pub use lease::{Fit, Lease, NoAccount, Outlook, Wanted, Why};
-use lease::{Purpose, Waiter, keep_time};
+pub use fit::Fit;
+pub use lease::{NoAccount, Outlook, Wanted, Why};
 use line::Line;
-use snapshot::{background, watch_store};
 
-/// The least time between two reads of all accounts.
-const SHORTEST_CACHE_TTL: Duration = Duration::from_millis(50);
 /// The pool's settings.
 struct Settings {
     strategy: Strategy,
@@ -82,48 +80,6 @@ struct Settings {
     shown: Arc<str>,
     /// What brings an account there.
     cure: &'static str,
-}
-
-impl From<&Config> for Settings {
-    fn from(config: &Config) -> Self {
-        let cap = config.max_inflight_per_account.unwrap_or(0);
-        Self {
-            strategy: config.strategy,
-            max_in_flight: u32::try_from(cap).unwrap_or(u32::MAX),
-            per_minute: config.account_rpm,
-            brake: config.suspicion_brake,
-            remembered: config.account_rpm.max(if config.suspicion_brake { PER_MINUTE } else { 0 }),
-            account_wait: config.account_wait,
-            max_waiting: config.max_conns,
-            cache_ttl: config.account_cache_ttl.max(SHORTEST_CACHE_TTL),
-            rules: Rules { cool_down: config.health_cooldown },
-            urls: Arc::new(Urls {
-                runtime: config.runtime_url.clone(),
-                management: config.management_url.clone(),
-                shapes: config.upstream_api,
-                pinned: config.upstream_url != DEFAULT_UPSTREAM_URL && config.runtime_url == DEFAULT_RUNTIME_URL,
-                generate: config.upstream_url.clone(),
-                social_refresh: config.social_refresh_url.clone(),
-                idc_refresh: config.idc_refresh_url.clone(),
-                external_hosts: config.external_idp_hosts.clone(),
-                api_regions: config.api_regions.clone(),
-                builder_id_profile: Some(config.builder_id_profile_arn.as_str())
-                    .filter(|arn| !arn.is_empty())
-                    .map(Arc::from),
-                social_profile: Some(config.social_profile_arn.as_str()).filter(|arn| !arn.is_empty()).map(Arc::from),
-            }),
-            place: match &config.store {
-                StoreKind::Redis => format!("{}pools:claude-kiro-oauth", config.redis_key_prefix).into(),
-                StoreKind::File(path) | StoreKind::Aiclient(path) => path.to_string_lossy().into(),
-            },
-            shown: match &config.store {
-                StoreKind::Redis => format!("{}pools:claude-kiro-oauth", config.redis_key_prefix).into(),
-                StoreKind::File(_) => "the account file".into(),
-                StoreKind::Aiclient(_) => "the pool file".into(),
-            },
-            cure: config.store.cure(),
-        }
-    }
 }
 
 /// Sees an outcome before it is written to an account's record: a success, a fault with a mark, a probe that heals;
@@ -361,61 +317,37 @@ struct Load {
     probing: AtomicBool,
 }
 
-impl Pool {
-    /// Starts the pool: a background task reads the store at once and then every `KIRO_ACCOUNT_CACHE_TTL`. Needs a
-    /// tokio runtime. [`Pool::first_snapshot`] waits for the first successful read.
-    pub fn start(store: Store, config: &Config, clock: Clock, hooks: Hooks) -> Self {
-        let stop = CancellationToken::new();
-        let pool = Self(Arc::new(Inner {
-            state: Mutex::new(Inside {
-                loaded: false,
-                slots: BTreeMap::new(),
-                empty_since: None,
-                empty_told: false,
-                gone: Vec::new(),
-                lent: Arc::default(),
-                tickets: tickets::Book::new(),
-                alike: Alike::default(),
-                brake: Brake::default(),
-                brake_told: false,
-                line: Line::default(),
-                line_due: None,
-                rng: fastrand::Rng::new(),
-            }),
-            waiting: AtomicUsize::new(0),
-            line_moved: Arc::default(),
-            reading: tokio::sync::Mutex::new(()),
-            loaded: watch::Sender::new(false),
-            refused: watch::Sender::new(None),
-            refill: Arc::default(),
-            counter_told: AtomicBool::new(false),
-            only_looks: AtomicBool::new(false),
-            refresh: Arc::default(),
-            counters: Counters::default(),
-            tasks: TaskTracker::new(),
-            stop: stop.clone(),
-            _stop_on_drop: stop.clone().drop_guard(),
-            writer: Writer::with_journal(
-                store.clone(),
-                clock.clone(),
-                config.state_dir.as_deref().map(|folder| Journal::new(folder, &store.pool_name())),
-            ),
-            store,
-            clock,
-            settings: Settings::from(config),
-            hooks,
-        }));
-        // A token that is cancelled before the first poll keeps everything from running.
-        let reading = background(Arc::downgrade(&pool.0));
-        pool.0.tasks.spawn(stop.clone().run_until_cancelled_owned(reading));
-        let (status, writer) = (pool.0.store.watch(), pool.0.writer.clone());
-        let watching = watch_store(Arc::downgrade(&pool.0), status, writer);
-        let keeping_time = keep_time(Arc::downgrade(&pool.0), pool.0.line_moved.clone());
-        pool.0.tasks.spawn(stop.clone().run_until_cancelled_owned(keeping_time));
-        pool.0.tasks.spawn(stop.run_until_cancelled_owned(watching));
-        pool
-    }
+struct Waiter {
+    conversation_id: String,
+    homes: Vec<AccountId>,
+    fit: Option<Fit>,
+    place: oneshot::Sender<Lease>,
+}
 
+/// An account taken for one attempt. Dropping it gives the place back without a report on the account (K50).
+#[derive(Debug)]
+pub struct Lease {
+    pool: Pool,
+    view: Arc<AccountView>,
+    load: Arc<Load>,
+    started: Timestamp,
+    half_open: bool,
+    passing: bool,
+    purpose: Purpose,
+    /// The bearer token that was handed out last: the one that upstream rejects.
+    bearer: Mutex<Option<Secret>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Request,
+    /// A pinned request: records no outcome (N5).
+    Pinned,
+    /// Heals, but is no use of the account (R17).
+    Probe,
+}
+
+impl Pool {
     /// Time until this account's running `Retry-After` or rest ends; none: it is not resting.
     pub fn return_of(&self, id: &str) -> Option<Duration> {
         let now = self.now();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::policy::learned::Lesson;
+use crate::policy::renewal::LookUp;
 use crate::pool::{AccountId, AccountView, Lease, short};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::profile::region_of;
@@ -21,21 +22,6 @@ const WAITED_FOR: Duration = Duration::from_secs(10);
 const MAX_PAGES: usize = 10;
 /// A longer ARN is ignored. In bytes.
 const MAX_ARN: usize = 2048;
-
-/// How a look-up of profiles ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LookUp {
-    /// There are profiles: the account has other variants now.
-    Found,
-    /// There are none: the organisation's administrator must add this user to one.
-    Nothing,
-    /// The account is an AWS Builder ID: it has other variants now.
-    BuilderId,
-    /// There was no answer that can be believed, or none within 10 s.
-    Unanswered,
-    /// It was not asked: the account's kind has no profiles, or it was asked a moment ago.
-    NotAsked,
-}
 
 /// A profile that an account may use.
 #[derive(Clone, Debug, PartialEq, Eq)]

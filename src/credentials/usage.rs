@@ -14,8 +14,8 @@ use crate::proto::kiro::usage::Usage;
 use crate::proto::record::Token;
 
 use super::Credentials;
+use super::LookUp;
 use super::calls::{ASK_WITHIN, is_of_the_shape};
-use super::profiles::LookUp;
 
 /// Calls for one answer.
 const MOST_CALLS: usize = 4;

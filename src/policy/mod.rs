@@ -21,6 +21,8 @@ pub mod pace;
 #[cfg(feature = "gateway")]
 pub(crate) mod pending;
 pub mod reach;
+#[cfg(feature = "gateway")]
+pub mod renewal;
 pub mod retry;
 pub mod select;
 pub mod suspicion;

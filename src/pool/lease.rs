@@ -11,7 +11,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::line::{Needs, Number};
-use super::{AccountId, AccountView, AttemptEnd, Inner, Inside, Load, Pool, PoolSlot, Settings, between};
+use super::{
+    AccountId, AccountView, AttemptEnd, Fit, Inner, Inside, Lease, Load, Pool, PoolSlot, Purpose, Settings, Waiter,
+    between,
+};
 use crate::error::Code;
 use crate::policy::brake;
 use crate::policy::health::{FailedAttempt, HealthState, Rules};
@@ -50,28 +53,6 @@ pub struct Wanted<'a> {
     pub fit: Option<&'a Fit>,
     /// Only this account, in any state except during a `Retry-After` (N5). Its lease records no outcome.
     pub only: Option<&'a str>,
-}
-
-/// How well an account fits a request, 0 the best, equal for equally good ones: an account whose catalogue lacks the
-/// model comes after those that have it (K127), one whose every shape is marked after both (K109). It excludes no
-/// account. It runs under the pool's lock, for every account, with the account's lessons: it must be quick and must not
-/// call the pool.
-#[derive(Clone)]
-pub struct Fit(Arc<FitOf>);
-
-type FitOf = dyn Fn(&AccountView, &Learned, Timestamp) -> u8 + Send + Sync;
-
-impl Fit {
-    /// The function.
-    pub fn new(fit: impl Fn(&AccountView, &Learned, Timestamp) -> u8 + Send + Sync + 'static) -> Self {
-        Self(Arc::new(fit))
-    }
-}
-
-impl fmt::Debug for Fit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fit")
-    }
 }
 
 /// No account can take the request.
@@ -161,13 +142,6 @@ pub(super) struct AccountLimits {
     per_minute: u32,
 }
 
-pub(super) struct Waiter {
-    conversation_id: String,
-    homes: Vec<AccountId>,
-    fit: Option<Fit>,
-    place: oneshot::Sender<Lease>,
-}
-
 /// A request in line. When it is dropped, it leaves; a lease that it was given in this moment goes to the next request,
 /// because `place` is dropped after that.
 struct InLine<'a> {
@@ -224,29 +198,6 @@ impl fmt::Display for NoAccount {
             Why::Unusable => "The account has no usable credential",
         })
     }
-}
-
-/// An account taken for one attempt. Dropping it gives the place back without a report on the account (K50).
-#[derive(Debug)]
-pub struct Lease {
-    pool: Pool,
-    view: Arc<AccountView>,
-    load: Arc<Load>,
-    started: Timestamp,
-    half_open: bool,
-    passing: bool,
-    purpose: Purpose,
-    /// The bearer token that was handed out last: the one that upstream rejects.
-    bearer: Mutex<Option<Secret>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    Request,
-    /// A pinned request: records no outcome (N5).
-    Pinned,
-    /// Heals, but is no use of the account (R17).
-    Probe,
 }
 
 impl Pool {
@@ -783,7 +734,7 @@ impl PoolSlot {
             arn_rejected: account.arn_rejected.is_some(),
             model_unsupported: !account.supports(wanted.model_names),
             model_refused: account.has_refused(wanted.kiro_id, now),
-            fit: wanted.fit.map_or(0, |fit| fit.0(&account.view, &account.learned, now)),
+            fit: wanted.fit.map_or(0, |fit| fit.of(&account.view, &account.learned, now)),
             priority: account.account.as_ref().map_or(0, |record| record.priority),
             excluded: wanted.exclude.contains(&account.view.id),
             in_flight: self.load.in_flight.load(Ordering::Acquire),
