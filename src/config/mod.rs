@@ -4,11 +4,11 @@
 //! form that a person would write, its meaning. `--help`, `--print-config`, `docs/configuration.md` and every error are
 //! made from that table; no default stands anywhere else.
 
+mod error;
 mod forms;
 mod raw;
 mod table;
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,30 +29,10 @@ macro_rules! key {
 }
 
 pub use crate::proto::kiro::route::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL};
+pub use error::ConfigError;
 pub use forms::{Form, is_below_floor, parse_duration, parse_version};
 pub use raw::{RawConfig, Source, nearest};
 pub use table::{Group, SETTINGS, Setting};
-
-/// A mistake in the configuration: names the key, the value and the allowed form.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    message: String,
-}
-
-impl ConfigError {
-    /// An error with this sentence.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// Which face resolves the configuration: some defaults differ (`KIRO_STORE_WAIT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
