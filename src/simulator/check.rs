@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde_json::{Map, Value};
 
-use super::scenario::HttpReply;
+use super::reply::HttpReply;
 use crate::proto::kiro::route::Shape;
 
 /// The facts of a well-formed request.

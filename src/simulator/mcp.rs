@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::scenario::HttpReply;
+use super::reply::HttpReply;
 use super::world::{Search, SimWorld};
 
 /// The answer to a call, and the query of its search.

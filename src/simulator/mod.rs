@@ -62,23 +62,31 @@ use state::SimShared;
 use world::SimWorld;
 
 mod accounts;
+mod arns;
 mod attach;
 mod check;
 mod connection;
+mod fields;
 mod mcp;
 mod models;
 mod player;
 mod portal;
 mod presets;
 mod reasoning;
+mod refresh;
+mod refresh_answer;
+mod reply;
 mod routes;
 mod scenario;
+mod script;
+mod scripted_sign_in;
 mod sign_in;
+mod stage;
 mod state;
 mod wire;
 mod world;
 
-pub use accounts::PROFILE_ARN;
+pub use arns::PROFILE_ARN;
 pub use attach::{Attached, attach, attach_in};
 pub use scenario::Scenario;
 

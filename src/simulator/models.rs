@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::scenario::Fields;
+use super::fields::Fields;
 
 /// How a request makes a model think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::SimConnection;
-use super::scenario::{End, ScriptStep, StreamScript};
+use super::script::{End, ScriptStep, StreamScript};
 use super::state::{ChatEnd, ChatFlight};
 
 /// Bytes of one write when the script sets no burst.

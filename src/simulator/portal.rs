@@ -1,64 +1,16 @@
 //! The sign-in with a browser (K97, K98): Kiro's portal, an organisation's provider, and the exchange of their codes.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, Method, Uri};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::scenario::{Fields, HttpReply};
+use super::reply::HttpReply;
+use super::scripted_sign_in::WAYS;
 use super::sign_in::{refused, tokens};
 use super::state::SimState;
 use crate::proto::kiro::portal::{PORTS, RETURN_PATHS};
 
 const CLIENT: &str = "sim-idp-client";
 const SCOPES: &str = "openid offline_access codewhisperer:conversations";
-const WAYS: [&str; 6] = ["google", "github", "builderid", "awsidc", "external_idp", "denied"];
-
-/// What the next browser sign-in chooses, and where it stands.
-#[derive(Clone, Debug, Default)]
-pub(super) struct SimPortal {
-    /// None: Google.
-    way: Option<String>,
-    /// Its start URL, for `awsidc`.
-    start_url: Option<String>,
-    /// Of the page that was opened last, and what its exchange must repeat.
-    opened: Opened,
-    codes: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Opened {
-    challenge: String,
-    redirect_uri: String,
-    code: String,
-}
-
-impl SimPortal {
-    /// `{"portal":"github","account":"sim-acct-…"}`.
-    pub fn read(way: String, fields: &mut Fields) -> Result<Self, String> {
-        if !WAYS.contains(&way.as_str()) {
-            return Err(format!("`script.portal` is one of {}, not `{way}`", WAYS.join(", ")));
-        }
-        Ok(Self { way: Some(way), start_url: fields.take("start_url")?, ..Self::default() })
-    }
-
-    fn open(&mut self, challenge: String, redirect_uri: String) -> String {
-        self.codes += 1;
-        let code = format!("sim-code-{}", self.codes);
-        self.opened = Opened { challenge, redirect_uri, code: code.clone() };
-        code
-    }
-
-    /// A code counts once, and only with the secret of its page.
-    fn close(&mut self, code: &str, verifier: &str, redirect_uri: &str) -> bool {
-        let Opened { challenge, redirect_uri: promised, code: issued } = std::mem::take(&mut self.opened);
-        !issued.is_empty()
-            && issued == code
-            && challenge == URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()))
-            && promised == redirect_uri
-    }
-}
 
 /// The answer to a browser or to an exchange; none: the call is another one.
 pub(super) fn answer(

@@ -371,7 +371,7 @@ pub(super) fn find(name: &str) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::accounts::{REFRESH_PRESETS, RefreshAnswer};
+    use super::super::refresh_answer::{REFRESH_PRESETS, RefreshAnswer};
     use super::super::scenario::Scenario;
     use super::*;
 

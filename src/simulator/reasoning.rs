@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use super::accounts::identity;
 use super::check::Prompt;
 use super::models::{Model, Style};
-use super::scenario::{HttpReply, Thought};
+use super::reply::HttpReply;
+use super::stage::Thought;
 use super::world::{Bind, SimWorld};
 
 /// The beginning of every simulated signature.

@@ -11,15 +11,18 @@ use hyper::body::Incoming;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::accounts::{self, RefreshMethod, SimAccount};
+use super::accounts::{self, SimAccount};
 use super::check::{self, Prompt};
 use super::connection::SimConnection;
 use super::mcp;
 use super::player::Player;
 use super::portal;
 use super::reasoning;
-use super::scenario::{HttpReply, Reply, RequestFacts, Scenario, Stage};
+use super::refresh::{RefreshMethod, refresh_request};
+use super::reply::HttpReply;
+use super::scenario::{Reply, RequestFacts, Scenario};
 use super::sign_in;
+use super::stage::Stage;
 use super::state::{CallCount, ChatEnd, ChatFlight, Recorded, SimShared};
 use super::wire::{ClientCall, IdeVersion, Wire, header};
 use super::world::SimWorld;
@@ -459,7 +462,7 @@ async fn refresh(
     shared: &Arc<SimShared>,
     connection: &SimConnection,
 ) -> io::Result<Judged> {
-    let request = accounts::refresh_request(method, headers, body, wire.region.as_deref(), &mut shared.state());
+    let request = refresh_request(method, headers, body, wire.region.as_deref(), &mut shared.state());
     let request = match request {
         Ok(request) => request,
         Err(refused) => return Ok(Judged::Reply(refused)),

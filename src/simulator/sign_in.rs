@@ -1,94 +1,11 @@
 //! The device sign-in (K93–K96), played as strictly as the real ones are known to be.
 
-use std::collections::VecDeque;
-
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::scenario::{Fields, HttpReply};
+use super::reply::HttpReply;
+use super::scripted_sign_in::SimSignIn;
 use super::state::SimState;
-
-/// What `POST /_sim/script` says of the next sign-ins with `device`, and where they stand.
-#[derive(Clone, Debug)]
-pub(super) struct SimSignIn {
-    /// Answers of the next polls; without one the second poll succeeds.
-    polls: VecDeque<String>,
-    /// Polls so far.
-    polled: u64,
-    /// Where the Identity Center is.
-    region: String,
-    /// Whose tokens come out: `sim-acct-…`.
-    account: Option<String>,
-    /// The longer list of scopes is refused.
-    basic_scopes: bool,
-    /// Only the older name of the client is known.
-    old_client: bool,
-    /// In place of the usual address.
-    uri: Option<String>,
-    interval: f64,
-    provider: Option<String>,
-}
-
-impl Default for SimSignIn {
-    fn default() -> Self {
-        Self {
-            polls: VecDeque::new(),
-            polled: 0,
-            region: "us-east-1".to_owned(),
-            account: None,
-            basic_scopes: false,
-            old_client: false,
-            uri: None,
-            interval: 1.0,
-            provider: None,
-        }
-    }
-}
-
-const POLLS: [&str; 8] = ["pending", "slow_down", "expired", "denied", "500", "drop", "ok", "no-token"];
-
-impl SimSignIn {
-    /// `{"device":["pending","ok"],"region":"eu-west-2",…}`.
-    pub fn read(polls: Vec<String>, fields: &mut Fields) -> Result<Self, String> {
-        if let Some(unknown) = polls.iter().find(|poll| !POLLS.contains(&poll.as_str())) {
-            return Err(format!("`script.device` holds {}, not `{unknown}`", POLLS.join(", ")));
-        }
-        let usual = Self::default();
-        Ok(Self {
-            polls: polls.into(),
-            polled: 0,
-            region: fields.take("region")?.unwrap_or(usual.region),
-            account: fields.take("account")?,
-            basic_scopes: fields.take("basic_scopes")?.unwrap_or(false),
-            old_client: fields.take("old_client")?.unwrap_or(false),
-            uri: fields.take("uri")?,
-            interval: fields.take("interval")?.unwrap_or(usual.interval),
-            provider: fields.take("provider")?,
-        })
-    }
-
-    /// Where the Identity Center is.
-    pub fn region(&self) -> &str {
-        &self.region
-    }
-
-    /// Whose tokens come out, unless a script says so.
-    pub fn is_usually(&mut self, account: &str) {
-        self.account.get_or_insert_with(|| account.to_owned());
-    }
-
-    /// At the portal, with this provider.
-    pub fn signs_in(&mut self, provider: &str) {
-        self.is_usually("sim-acct-social");
-        self.provider.get_or_insert_with(|| provider.to_owned());
-    }
-
-    fn next(&mut self) -> String {
-        self.polled += 1;
-        let usual = || if self.polled < 2 { "pending".to_owned() } else { "ok".to_owned() };
-        self.polls.pop_front().unwrap_or_else(usual)
-    }
-}
 
 /// The path of a sign-in's call, if it is one; `/token` is one with the device grant.
 pub(super) fn call_of(path: &str, body: &[u8]) -> Option<&'static str> {

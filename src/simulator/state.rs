@@ -9,11 +9,12 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::accounts::{RefreshAnswer, identity};
+use super::accounts::identity;
 use super::check::{Block, Prompt};
-use super::portal::SimPortal;
-use super::scenario::{Fields, Scenario};
-use super::sign_in::SimSignIn;
+use super::fields::Fields;
+use super::refresh_answer::RefreshAnswer;
+use super::scenario::Scenario;
+use super::scripted_sign_in::{SimPortal, SimSignIn};
 use super::world::SimWorld;
 use crate::proto::kiro::route::Operation;
 

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, Method};
 
-use super::scenario::HttpReply;
+use super::reply::HttpReply;
 use crate::proto::kiro::route::{Operation, Shape};
 
 /// The three kinds of hosts that carry Kiro's calls.

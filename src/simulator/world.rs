@@ -5,9 +5,11 @@ use std::time::Duration;
 use http::HeaderMap;
 use serde_json::{Map, Value};
 
+use super::fields::Fields;
 use super::models::{self, Model};
 use super::presets;
-use super::scenario::{Fields, HttpReply, Scenario};
+use super::reply::HttpReply;
+use super::scenario::Scenario;
 use super::wire::{ClientCall, IdeVersion, any_version, client_version};
 use crate::proto::kiro::client_identity::VERSION_FLOOR;
 
