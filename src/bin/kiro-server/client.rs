@@ -10,7 +10,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use super::health::address;
-use super::output::{CommandFailure, complain, show, show_json, table};
+use super::output::{CommandFailure, complain, innermost, show, show_json, table};
 
 /// How long each answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -303,9 +303,9 @@ async fn lists(request: RequestBuilder, has_key: bool) -> (Vec<Check>, Option<St
 
 /// Status and JSON of an answer; null where it is none.
 async fn answer(request: RequestBuilder) -> Result<(StatusCode, Value), String> {
-    let answer = request.send().await.map_err(|error| super::doctor::innermost(&error))?;
+    let answer = request.send().await.map_err(|error| innermost(&error))?;
     let status = answer.status();
-    let text = answer.text().await.map_err(|error| super::doctor::innermost(&error))?;
+    let text = answer.text().await.map_err(|error| innermost(&error))?;
     Ok((status, serde_json::from_str(&text).unwrap_or_default()))
 }
 

@@ -3,6 +3,7 @@
 //! It changes nothing. Upstream is asked whether it answers, and for the usage, the models and the tools of one account
 //! in each API region: whether it still takes our client version is seen nowhere else (K108).
 
+pub mod faults;
 pub mod live;
 pub mod probe;
 
@@ -37,9 +38,8 @@ use kiro_messages::upstream::Upstream;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::accounts::method;
 use super::desk::{Desk, DeskAccount, is_token_file};
-use super::output::{CommandFailure, number, plain, relative, short, show, show_json, table};
+use super::output::{CommandFailure, innermost, method, number, plain, relative, short, show, show_json, table};
 use super::survey::{Search, Silence, Survey};
 
 /// An address that takes longer to answer is out of reach.
@@ -1069,15 +1069,6 @@ async fn reach(desk: &Desk, origin: &str, proxy: Option<&Secret>) -> Result<Dura
         Ok(Err(error)) => Err(innermost(&error)),
         Err(_) => Err("no answer in time".to_owned()),
     }
-}
-
-/// The cause at the bottom: outer ones repeat the address.
-pub fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    plain(&cause.to_string(), 100)
 }
 
 fn network_cure(why: &str) -> &'static str {

@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use kiro_messages::config::Config;
 use serde_json::Value;
 
-use super::output::{CommandFailure, show, show_json};
+use super::output::{CommandFailure, innermost, show, show_json};
 
 /// Docker's and Kubernetes' probes give up after a few seconds; this must be sooner.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
@@ -25,11 +25,8 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Comm
         .timeout(ANSWER_WITHIN)
         .build()
         .map_err(|error| CommandFailure::new(error.to_string()))?;
-    let answer = client
-        .get(&url)
-        .send()
-        .await
-        .map_err(|error| CommandFailure::new(format!("{url}: {}", super::doctor::innermost(&error))))?;
+    let answer =
+        client.get(&url).send().await.map_err(|error| CommandFailure::new(format!("{url}: {}", innermost(&error))))?;
     let status = answer.status();
     let health: Value = answer
         .text()

@@ -22,7 +22,7 @@ use clap::ArgMatches;
 use kiro_messages::config::{Config, ConfigError, Face, RawConfig, Setting, Source};
 use kiro_messages::{memory, program};
 use log::Log;
-use output::CommandFailure;
+use output::{CommandFailure, EXIT_CONFIG};
 use reload::Reload;
 use traces::Traces;
 
@@ -41,8 +41,6 @@ fn give_back() {
     }
 }
 
-/// The exit code of a mistake in the configuration.
-const EXIT_CONFIG: u8 = 2;
 /// How long the dump of a failed request (`KIRO_DEBUG_DUMP_DIR`) may still take at the end.
 const LAST_FILES: std::time::Duration = std::time::Duration::from_secs(1);
 

@@ -5,9 +5,14 @@ use std::io::Write as _;
 
 use jiff::Timestamp;
 use kiro_messages::error::Error;
+use kiro_messages::pool::AccountInfo;
 use kiro_messages::program::{command, said};
+use kiro_messages::proto::kiro::profile::AccountKind;
 use kiro_messages::store::StoreError;
 use serde_json::Value;
+
+/// The exit code of a mistake in the configuration.
+pub const EXIT_CONFIG: u8 = 2;
 
 /// A command that could not be done.
 #[derive(Debug)]
@@ -24,7 +29,7 @@ impl CommandFailure {
 
     /// The command was used wrongly: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { message: message.into(), exit_code: super::EXIT_CONFIG }
+        Self { message: message.into(), exit_code: EXIT_CONFIG }
     }
 
     pub fn exit_code(&self) -> u8 {
@@ -209,4 +214,30 @@ mod tests {
     fn numbers_are_shown_as_short_as_possible() {
         assert_eq!([number(1000.0), number(140.75), number(0.5), number(0.0)], ["1000", "140.75", "0.5", "0"]);
     }
+}
+
+/// A name as tables show it; `-` for none.
+pub fn name(name: Option<&str>) -> String {
+    name.map(|name| plain(name, 24)).filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// `idc (enterprise)`, `idc (builder-id)`, or the method alone when that says everything (R75).
+pub fn method(info: &AccountInfo) -> String {
+    match info.kind {
+        AccountKind::BuilderId | AccountKind::Enterprise => {
+            format!("{} ({})", info.method.as_str(), info.kind.as_str())
+        }
+        AccountKind::ApiKey | AccountKind::External | AccountKind::Social | AccountKind::Unsure => {
+            info.method.as_str().to_owned()
+        }
+    }
+}
+
+/// The cause at the bottom: outer ones repeat the address.
+pub fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    plain(&cause.to_string(), 100)
 }

@@ -14,8 +14,7 @@ use kiro_messages::simulator::Simulator;
 use kiro_messages::store::Status;
 use tokio::sync::watch;
 
-use super::EXIT_CONFIG;
-use super::output::complain;
+use super::output::{EXIT_CONFIG, complain};
 use super::reload::Reload;
 
 /// How long a start waits for the store's first answer before the port is opened.

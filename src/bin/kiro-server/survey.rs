@@ -16,7 +16,7 @@ use kiro_messages::proto::kiro::search::SCHEMA;
 use serde_json::Value;
 
 use super::desk::Desk;
-use super::doctor::live::{is_of_the_host, is_of_the_profile, said};
+use super::doctor::faults::{is_of_the_host, is_of_the_profile, said};
 use super::doctor::probe::ProbeAccount;
 
 /// The whole time of one question.

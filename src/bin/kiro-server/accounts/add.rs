@@ -14,9 +14,9 @@ use kiro_messages::config::Config;
 use kiro_messages::proto::record::Method;
 
 use super::super::desk::{Desk, refuse_service_pool};
-use super::super::output::{CommandFailure, plain, relative, short, show, show_json};
+use super::super::output::{CommandFailure, name, plain, relative, short, show, show_json};
 use super::super::stops::{STOPPED, Stops};
-use super::{database, name};
+use super::database;
 
 /// Longest name of an account in its source, and longest reason, that are shown.
 const LONGEST_LABEL: usize = 100;

@@ -10,8 +10,7 @@ use kiro_messages::proto::record::Entry as Field;
 use serde_json::json;
 
 use super::super::desk::{Desk, find, refuse_fixed_store};
-use super::super::output::{CommandFailure, short, show, show_json};
-use super::name;
+use super::super::output::{CommandFailure, name, short, show, show_json};
 
 /// A Node.js service writes its memory back within this time (E4).
 const LOOK_AGAIN: Duration = Duration::from_secs(2);

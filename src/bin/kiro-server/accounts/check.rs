@@ -17,9 +17,8 @@ use kiro_messages::proto::record::{Method, Note, rfc3339};
 use serde_json::{Value, json};
 
 use super::super::desk::{Desk, DeskAccount, find};
-use super::super::output::{CommandFailure, bar, number, plain, relative, short, show, show_json, table};
+use super::super::output::{CommandFailure, bar, name, number, plain, relative, short, show, show_json, table};
 use super::super::survey::{Search, Survey};
-use super::name;
 
 /// Accounts asked at a time.
 const AT_A_TIME: usize = 8;

@@ -9,8 +9,7 @@ use kiro_messages::proto::record::{Method, Note, rfc3339};
 use serde_json::{Value, json};
 
 use super::super::desk::{Desk, DeskAccount};
-use super::super::output::{CommandFailure, plain, relative, short, show, show_json, table};
-use super::{method, name};
+use super::super::output::{CommandFailure, method, name, plain, relative, short, show, show_json, table};
 
 /// A table or JSON of all accounts. An empty pool isn't a failure.
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {

@@ -13,10 +13,8 @@ use std::process::ExitCode;
 
 use clap::ArgMatches;
 use kiro_messages::config::Config;
-use kiro_messages::pool::AccountInfo;
-use kiro_messages::proto::kiro::profile::AccountKind;
 
-use super::output::{CommandFailure, plain};
+use super::output::CommandFailure;
 
 /// Runs the named subcommand.
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
@@ -31,22 +29,5 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
         Some(("remove", options)) => change::remove(config, options).await,
         Some(("restore", options)) => restore::run(config, options).await,
         _ => Err(CommandFailure::usage("accounts: name what to do; see --help")),
-    }
-}
-
-/// A name as tables show it; `-` for none.
-fn name(name: Option<&str>) -> String {
-    name.map(|name| plain(name, 24)).filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
-}
-
-/// `idc (enterprise)`, `idc (builder-id)`, or the method alone when that says everything (R75).
-pub fn method(info: &AccountInfo) -> String {
-    match info.kind {
-        AccountKind::BuilderId | AccountKind::Enterprise => {
-            format!("{} ({})", info.method.as_str(), info.kind.as_str())
-        }
-        AccountKind::ApiKey | AccountKind::External | AccountKind::Social | AccountKind::Unsure => {
-            info.method.as_str().to_owned()
-        }
     }
 }

@@ -10,8 +10,7 @@ use kiro_messages::proto::record::{Entry, patch};
 use serde_json::json;
 
 use super::super::desk::{Desk, DeskAccount, find};
-use super::super::output::{CommandFailure, plain, short, show, show_json, table};
-use super::method;
+use super::super::output::{CommandFailure, method, plain, short, show, show_json, table};
 
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let desk = Desk::open(config).await?;
