@@ -1,8 +1,13 @@
-//! A module uses only lower layers: the table of the house, held against every `crate::` path in `src/`.
+//! A module uses only lower layers: the table of the house, held against every `crate::` path in `src/`. And no file
+//! stands in a circle with others.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+#[path = "layering/circles.rs"]
+mod circles;
 #[path = "support/files.rs"]
 mod files;
+#[path = "layering/uses.rs"]
+mod uses;
 
 use std::fs;
 use std::path::Path;
