@@ -12,8 +12,8 @@ mod scan;
 pub(crate) mod segments;
 pub mod tree;
 
-pub(crate) use literal::unescape;
 pub use literal::{Literal, decode, decode_whole, escape, without_lone_halves};
+pub(crate) use literal::{escaped_unit, unescape};
 pub use scan::{Completeness, compact};
 
 /// A file's text without the mark of its encoding that some editors put in front.

@@ -24,6 +24,12 @@ impl<'a> Literal<'a> {
         Some((literal, rest.get(1..)?))
     }
 
+    /// Whole characters and escapes of literals that were checked, one behind the other.
+    pub(crate) fn part(bytes: &'a [u8]) -> Self {
+        debug_assert!(Self::new(bytes).is_some(), "{bytes:?}");
+        Self(bytes)
+    }
+
     /// The bytes between the quotes.
     pub fn as_bytes(self) -> &'a [u8] {
         self.0
@@ -239,7 +245,8 @@ pub(crate) fn unescape(escape: &[u8]) -> (char, usize) {
 }
 
 /// The UTF-16 unit of the escape that `bytes` begin with, and its length. Anything else counts as U+FFFD.
-pub(super) fn escaped_unit(bytes: &[u8]) -> (u16, usize) {
+#[inline]
+pub(crate) fn escaped_unit(bytes: &[u8]) -> (u16, usize) {
     let unit = match bytes.get(1) {
         Some(b'u') => return (hex_unit(bytes).unwrap_or(0xFFFD), HEX_ESCAPE),
         Some(b'b') => 0x08,

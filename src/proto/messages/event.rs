@@ -122,6 +122,16 @@ pub enum Piece<'a> {
     Literal(Literal<'a>),
 }
 
+impl Piece<'_> {
+    /// Whether it is no text at all.
+    pub fn is_empty(self) -> bool {
+        match self {
+            Self::Plain(text) => text.is_empty(),
+            Self::Literal(literal) => literal.is_empty(),
+        }
+    }
+}
+
 /// Why an answer ended. No other value is ever produced (TS15, M57).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StopReason {

@@ -16,6 +16,7 @@ use super::thinking::{Span, Spans, TagScanner};
 use super::tools::ToolNames;
 use super::usage::{Measured, Reported, UsageSplit};
 use crate::proto::json::Completeness;
+use crate::proto::json::Literal;
 use crate::proto::kiro::event::{Content, Event, Input, Reasoning, Telemetry, Text, Tool, UnusualStop};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
@@ -183,7 +184,7 @@ pub struct Response {
     limited: bool,
     output: Estimator,
     /// Looks for stop sequences (M82).
-    stops: Option<StopScanner>,
+    stops: Option<Box<StopScanner>>,
     /// Where `max_tokens` ends the text (M83).
     limit: TokenLimit,
     /// We end the answer here; upstream hasn't.
@@ -322,7 +323,7 @@ impl Response {
         Self {
             state: State::Idle,
             tags: settings.thinking.then(TagScanner::default),
-            stops: settings.extras.stop_sequences.clone().map(StopScanner::new),
+            stops: settings.extras.stop_sequences.clone().map(|stops| Box::new(StopScanner::new(stops))),
             limit: TokenLimit::of(settings.extras.max_tokens),
             cut: None,
             held: settings.extras.structured.is_some().then(String::new),
@@ -659,8 +660,10 @@ impl Response {
         if let Content::Text(Text::Literal(literal)) = content
             && matches!(self.state, State::Text)
             && self.copies_text()
-            && self.stops.is_none()
         {
+            if self.stops.as_ref().is_some_and(|stops| !stops.passes(literal.as_bytes())) {
+                return self.scanned(literal, sink);
+            }
             let mut output = self.output.clone();
             output.literal(literal.as_bytes());
             if self.limit.is_far(output.hundredths()) {
@@ -670,6 +673,14 @@ impl Response {
             }
         }
         self.any_content(content, sink)
+    }
+
+    /// A piece of the open text in which a stop sequence may begin or go on.
+    #[inline(never)]
+    fn scanned(&mut self, literal: Literal<'_>, sink: &mut impl Sink) -> Step {
+        self.rest = None;
+        self.text_delta(Piece::Literal(literal), sink);
+        self.go_on(sink)
     }
 
     fn any_content(&mut self, content: Content<'_>, sink: &mut impl Sink) -> Step {

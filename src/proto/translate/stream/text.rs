@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use super::{Cut, Response, State, Step};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StreamEvent};
-use crate::proto::translate::stop::StopScanner;
 
 impl Response {
     /// Outside of thoughts and tools: a piece of the answer's text.
@@ -16,21 +15,12 @@ impl Response {
         if !matches!(self.state, State::Text) {
             self.close_other_block(sink);
         }
-        let Some(stops) = &mut self.stops else { return self.limited_text(piece, sink) };
-        let bytes = match piece {
-            Piece::Plain(text) => text.as_bytes(),
-            Piece::Literal(literal) => literal.as_bytes(),
-        };
-        if stops.passes(bytes) {
-            return self.limited_text(piece, sink);
+        let Some(mut stops) = self.stops.take() else { return self.limited_text(piece, sink) };
+        let (free, hit) = stops.take(piece);
+        if !free.is_empty() {
+            self.limited_text(free, sink);
         }
-        let text = text_of(piece);
-        let (free, hit) = stops.take(&text);
-        if free.len() == text.len() && matches!(free, Cow::Borrowed(_)) {
-            self.limited_text(piece, sink);
-        } else if !free.is_empty() {
-            self.limited_text(Piece::Plain(&free), sink);
-        }
+        self.stops = Some(stops);
         if let Some(index) = hit {
             self.cut = self.cut.or(Some(Cut::Sequence(index)));
         }
@@ -80,14 +70,15 @@ impl Response {
 
     /// The text ends without a stop sequence: what was held for one goes out.
     pub(super) fn flush_stops(&mut self, sink: &mut impl Sink) {
-        let held = self.stops.as_mut().map(StopScanner::flush).unwrap_or_default();
+        let held = self.stops.as_mut().map(|stops| stops.flush()).unwrap_or_default();
         if !held.is_empty() && self.cut.is_none() {
             self.limited_text(Piece::Plain(&held), sink);
         }
     }
 
     pub(super) fn holds_text(&self) -> bool {
-        self.stops.as_ref().is_some_and(StopScanner::holds) || self.held.as_ref().is_some_and(|text| !text.is_empty())
+        self.stops.as_ref().is_some_and(|stops| stops.holds())
+            || self.held.as_ref().is_some_and(|text| !text.is_empty())
     }
 
     /// The step after a content event.
