@@ -109,7 +109,7 @@ impl<'a> JsonTree<'a> {
         if u32::try_from(bytes.len()).is_err() {
             return Err(JsonError::TooLong);
         }
-        let text = match std::str::from_utf8(bytes) {
+        let text = match simdutf8::compat::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => return Err(syntax_error(bytes, error.valid_up_to())),
         };
