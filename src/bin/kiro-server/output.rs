@@ -164,6 +164,32 @@ fn is_invisible(c: char) -> bool {
     matches!(u32::from(c), 0x200B..=0x200F | 0x2028..=0x202E | 0x2066..=0x2069 | 0xFEFF)
 }
 
+/// A name as tables show it; `-` for none.
+pub fn name(name: Option<&str>) -> String {
+    name.map(|name| plain(name, 24)).filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// `idc (enterprise)`, `idc (builder-id)`, or the method alone when that says everything (R75).
+pub fn method(info: &AccountInfo) -> String {
+    match info.kind {
+        AccountKind::BuilderId | AccountKind::Enterprise => {
+            format!("{} ({})", info.method.as_str(), info.kind.as_str())
+        }
+        AccountKind::ApiKey | AccountKind::External | AccountKind::Social | AccountKind::Unsure => {
+            info.method.as_str().to_owned()
+        }
+    }
+}
+
+/// The cause at the bottom: outer ones repeat the address.
+pub fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    plain(&cause.to_string(), 100)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,30 +240,4 @@ mod tests {
     fn numbers_are_shown_as_short_as_possible() {
         assert_eq!([number(1000.0), number(140.75), number(0.5), number(0.0)], ["1000", "140.75", "0.5", "0"]);
     }
-}
-
-/// A name as tables show it; `-` for none.
-pub fn name(name: Option<&str>) -> String {
-    name.map(|name| plain(name, 24)).filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
-}
-
-/// `idc (enterprise)`, `idc (builder-id)`, or the method alone when that says everything (R75).
-pub fn method(info: &AccountInfo) -> String {
-    match info.kind {
-        AccountKind::BuilderId | AccountKind::Enterprise => {
-            format!("{} ({})", info.method.as_str(), info.kind.as_str())
-        }
-        AccountKind::ApiKey | AccountKind::External | AccountKind::Social | AccountKind::Unsure => {
-            info.method.as_str().to_owned()
-        }
-    }
-}
-
-/// The cause at the bottom: outer ones repeat the address.
-pub fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    plain(&cause.to_string(), 100)
 }
