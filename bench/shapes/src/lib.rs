@@ -1,12 +1,15 @@
 //! Ways to bring bytes into JavaScript. Each shape carries the same chunks at the same pace; bench/shapes/run.mjs reads them
 //! and measures what the main thread spends.
 //!
-//! The doorbell is the addon's own: this crate compiles src/addon/{bell,outlet}.rs, and run.mjs reads with lib/bell.js.
+//! The doorbell is the addon's own: this crate compiles src/addon/{bell,feed,no_outlet}.rs, and run.mjs reads with lib/bell.js.
 
 #[path = "../../../src/addon/bell.rs"]
 #[allow(dead_code, reason = "the experiment uses a part of it")]
 mod bell;
-#[path = "../../../src/addon/outlet.rs"]
+#[path = "../../../src/addon/feed.rs"]
+#[allow(dead_code, reason = "the experiment uses a part of it")]
+mod feed;
+#[path = "../../../src/addon/no_outlet.rs"]
 #[allow(dead_code, reason = "the experiment uses a part of it")]
 mod outlet;
 
@@ -133,10 +136,10 @@ impl Bell {
     pub fn stream(&self, call: u32, plan: Plan) {
         let slot = self.bell.open(call);
         spawn(async move {
-            slot.post(bell::Kind::Head, Bytes::from_static(br#"{"requestId":"x","headers":{}}"#));
+            slot.post(bell::MessageKind::Head, Bytes::from_static(br#"{"requestId":"x","headers":{}}"#));
             let sender = slot.clone();
             plan.play(|chunk| {
-                sender.post(bell::Kind::Data, chunk);
+                sender.post(bell::MessageKind::Data, chunk);
                 let sender = sender.clone();
                 async move {
                     sender.room().await;
@@ -144,7 +147,7 @@ impl Bell {
                 }
             })
             .await;
-            slot.post(bell::Kind::End, Bytes::from_static(br#"{"outcome":"complete"}"#));
+            slot.post(bell::MessageKind::End, Bytes::from_static(br#"{"outcome":"complete"}"#));
         });
     }
 }
