@@ -207,6 +207,8 @@ class Exchange {
       this.#left = this.#left.subarray(piece.length)
       if (!this.#feed(piece)) return
     }
+    // An empty view of the body would hold all of it until the answer ends.
+    this.#left = NOTHING
     this.#fed()
   }
 
@@ -274,6 +276,7 @@ class Exchange {
     this.#req.removeListener('aborted', this.#onAborted)
     // Who is answered while the rest of his request waits would keep his connection.
     if (this.#req.isPaused()) this.#req.resume()
+    this.#left &&= NOTHING
     release(this)
     this.#resolve(this.#reached)
   }
