@@ -22,6 +22,8 @@ use crate::proto::record::{Account, Standing, short};
 
 /// Batches in flight at once. An account is in at most one of them.
 const BATCHES: usize = 8;
+/// How long a flush looks after its deadline whether the journal has what it could not save, all tokens together.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 /// Accounts in one batch: its pipelines leave together, each with up to 64 scripts (R31).
 const BATCH: usize = 256;
 /// Collects outcomes and unsaved tokens and writes them in the background. Cheap to clone; one per gateway (R30).
@@ -198,7 +200,8 @@ impl Writer {
         Some(standing)
     }
 
-    /// Writes everything pending, for at most `deadline`; returns and logs what could not be written (R33).
+    /// Writes everything pending, for at most `deadline`; returns and logs what could not be written (R33). Tokens that the
+    /// journal still has to take may need one second more.
     pub async fn flush(&self, deadline: Duration) -> Pending {
         let deadline = time::Instant::now() + deadline;
         self.shared.state().flush(true, now());
@@ -219,20 +222,27 @@ impl Writer {
             let tokens = &self.shared.state().tokens;
             tokens.iter().map(|(id, token)| (id.clone(), token.clone(), tokens.waits(id))).collect()
         };
-        for (id, token, is_ours) in &unsaved {
-            match &self.shared.journal {
-                _ if !token.brings_a_token() => {}
-                // What an earlier process left lies there.
-                Some(journal) if !is_ours || journal.keeps(id, token) => {
-                    tracing::warn!(account = short(id), "a refreshed token waits in KIRO_STATE_DIR")
-                }
-                _ => tracing::error!(
-                    account = short(id),
-                    "a refreshed token could not be saved: this account must log in again"
-                ),
+        let until = time::Instant::now() + LAST_LOOK;
+        for (id, token, is_ours) in unsaved {
+            if !token.brings_a_token() {
+                continue;
+            }
+            let account = short(&id).to_owned();
+            // What an earlier process left lies there.
+            if self.shared.journal.is_some() && (!is_ours || self.kept(id, token, until).await) {
+                tracing::warn!(account, "a refreshed token waits in KIRO_STATE_DIR");
+            } else {
+                tracing::error!(account, "a refreshed token could not be saved: this account must log in again");
             }
         }
         left
+    }
+
+    /// Whether the journal has this token at last. Its lock and its disk may take longer.
+    async fn kept(&self, id: String, token: UnsavedToken, until: time::Instant) -> bool {
+        let Some(journal) = self.shared.journal.clone() else { return false };
+        let kept = tokio::task::spawn_blocking(move || journal.keeps(&id, &token));
+        matches!(timeout_at(until, kept).await, Ok(Ok(true)))
     }
 }
 
