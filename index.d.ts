@@ -46,7 +46,7 @@ export interface GatewayOptions {
    * Environment: `KIRO_STORE`.
    * @default redis
    */
-  store?: 'redis' | `file:${string}`
+  store?: 'redis' | `file:${string}` | `aiclient:${string}`
   /**
    * Redis: redis://, rediss://, redis+unix://, Sentinel and Cluster URLs.
    * Environment: `REDIS_URL`.
@@ -804,9 +804,19 @@ export interface Usage {
   cache_creation_input_tokens: number
   cache_read_input_tokens: number
   output_tokens: number
+  /** Only where the web search tool is declared: searches that upstream answered. */
+  server_tool_use?: { web_search_requests: number; web_fetch_requests: number }
 }
 
-export type StopReason = 'end_turn' | 'tool_use' | 'max_tokens' | 'refusal' | 'model_context_window_exceeded'
+/** Why an answer ended. `pause_turn`: send it back as it is, and the model goes on. */
+export type StopReason =
+  | 'end_turn'
+  | 'tool_use'
+  | 'max_tokens'
+  | 'stop_sequence'
+  | 'pause_turn'
+  | 'refusal'
+  | 'model_context_window_exceeded'
 
 /** The named members, and any others that the Messages API has there. */
 type Open<T> = T | (T & { [name: string]: unknown })
@@ -847,7 +857,10 @@ export type TextBlockParam = Open<{ type: 'text'; text: string }>
 /** A block of content by its `type`: text, image, document, tool_use, tool_result, thinking and the others. */
 export type ContentBlockParam = TextBlockParam | Open<{ type: string }>
 
-/** A tool of the caller's, or by its `type` one that runs at Anthropic: the latter are left out, because Kiro can't serve them. */
+/**
+ * A tool of the caller's, or one of Anthropic's by its `type`: `web_search_…` is served through Kiro's own search (`webSearch`),
+ * `bash_…`, `text_editor_…` and `memory_…` go out as ordinary tools. The others are left out, and refused when no tool is left.
+ */
 export type ToolParam = Open<ClientTool> | Open<{ type: string; name?: string }>
 
 export interface ClientTool {
@@ -862,6 +875,25 @@ export type ContentBlock =
   | { type: 'thinking'; thinking: string; signature: string }
   | { type: 'redacted_thinking'; data: string }
   | { type: 'tool_use'; id: string; name: string; input: unknown }
+  | { type: 'server_tool_use'; id: string; name: 'web_search'; caller: { type: 'direct' }; input: unknown }
+  | {
+      type: 'web_search_tool_result'
+      tool_use_id: string
+      caller: { type: 'direct' }
+      content: WebSearchResult[] | { type: 'web_search_tool_result_error'; error_code: WebSearchErrorCode }
+    }
+
+/** What a web search found. */
+export interface WebSearchResult {
+  type: 'web_search_result'
+  url: string
+  title: string
+  /** For the model: send it back as it is. */
+  encrypted_content: string
+  page_age: string | null
+}
+
+export type WebSearchErrorCode = 'invalid_tool_input' | 'unavailable' | 'max_uses_exceeded' | 'too_many_requests'
 
 /** A whole answer. */
 export interface Message {
@@ -893,7 +925,7 @@ export interface ModelInfo {
 
 /** The body of `GET /health`. */
 export interface Health {
-  /** `degraded`: it serves, but something is wrong. */
+  /** `degraded`: something is wrong, and it may serve or not; `GET /health` says which by its status, 200 or 503. */
   status: 'healthy' | 'degraded'
   /** The store, also when it is a file. */
   redis: 'connected' | 'disconnected'
@@ -929,7 +961,8 @@ export interface AccountInfo {
   /**
    * `healthy` and `half-open` (one request at a time, a success heals) are selected; `stale` (its token needs a refresh)
    * only when none of these is left. `cooling` and `quota` come back at `until`, `ejected` when a person acts;
-   * `disabled` is switched off; `unusable` has no readable record or no credential.
+   * `disabled` is switched off; `unusable` has no readable record or no credential; `no-profile`: Kiro has no profile for it as far
+   * as this process knows, and it is looked for again.
    */
   state: 'healthy' | 'stale' | 'half-open' | 'cooling' | 'no-profile' | 'quota' | 'ejected' | 'disabled' | 'unusable'
   /** RFC 3339: the end of a rest or of a used-up quota. */
@@ -1079,7 +1112,7 @@ export interface GatewayEvents {
   /** The account is out until a person acts. */
   accountEjected: { accountId: string; message: string }
   /** The account has a new access token; {@link KiroGateway.credential} has it. */
-  tokenRefreshed: { accountId: string; expiresAt: string | null; method: 'social' | 'idc' }
+  tokenRefreshed: { accountId: string; expiresAt: string | null; method: 'social' | 'idc' | 'external' }
   /**
    * An unknown model's name (in quotes) is served by another model (`modelFallback`); once a day for each name.
    */
@@ -1112,12 +1145,16 @@ export type KiroErrorCode =
   | 'KIRO_UPSTREAM_TIMEOUT'
   /** A defect of this package. Status 500. */
   | 'KIRO_INTERNAL'
+  /** Kiro refuses this program's client version: update it, or set `clientVersion`. Status 500. */
   | 'KIRO_CLIENT_REFUSED'
   /** No account can be chosen now. Status 503, retryable. */
   | 'KIRO_NO_ACCOUNT'
   /** The store has not been reached yet. Status 503, retryable. */
   | 'KIRO_STORE_UNAVAILABLE'
-  /** Upstream has no capacity for the model, or `maxConns` is reached. Status 529, retryable. */
+  /**
+   * Upstream has no capacity for the model, `maxConns` is reached, or there is no memory for the request (`maxRequestMemory`) or
+   * the answer. Status 529, retryable.
+   */
   | 'KIRO_OVERLOADED'
   /** Calls pinned to an account: its credentials were refused. Status 401. */
   | 'KIRO_ACCOUNT_UNAUTHORIZED'

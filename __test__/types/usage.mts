@@ -26,6 +26,7 @@ import {
 } from 'kiro-messages'
 
 export const options: GatewayOptions = { store: 'file:accounts.json', strategy: 'sticky', storeWaitMs: 0, env: {} }
+export const service: GatewayOptions = { store: 'aiclient:configs/provider_pools.json' }
 // @ts-expect-error: no such word
 export const wrong: GatewayOptions = { strategy: 'random' }
 // @ts-expect-error: no such option
@@ -110,6 +111,23 @@ export const slip: MessagesRequest = { model: 'claude-sonnet-4-5', max_token: 10
 // @ts-expect-error: a block without its type
 export const typeless: MessagesRequest['messages'][number] = { role: 'user', content: [{ text: 'Hello' }] }
 
+/** Every reason to stop, and nothing else. */
+export const goesOn: Record<NonNullable<Message['stop_reason']>, boolean> = {
+  end_turn: false,
+  tool_use: true,
+  max_tokens: false,
+  stop_sequence: false,
+  pause_turn: true,
+  refusal: false,
+  model_context_window_exceeded: false,
+}
+
+export function found(block: ContentBlock): string[] {
+  if (block.type === 'server_tool_use') return [block.id]
+  if (block.type !== 'web_search_tool_result') return []
+  return Array.isArray(block.content) ? block.content.map(({ url }) => url) : [block.content.error_code]
+}
+
 export async function events(gateway: KiroGateway, input: MessagesInput): Promise<string> {
   let text = ''
   const system = { mode: 'append', text: 'Be brief.' } as const
@@ -180,6 +198,9 @@ export function textOf(block: ContentBlock): string {
       return JSON.stringify(block.input)
     case 'redacted_thinking':
       return ''
+    case 'server_tool_use':
+    case 'web_search_tool_result':
+      return found(block).join()
   }
 }
 
@@ -191,7 +212,7 @@ export function toSdk(message: Message): Pick<Anthropic.Message, 'id' | 'role' |
   return message
 }
 export function usageToSdk(usage: Usage): Pick<Anthropic.Usage, keyof Usage> {
-  return usage
+  return { server_tool_use: null, ...usage }
 }
 export function modelsToSdk(model: ModelInfo): Pick<Anthropic.ModelInfo, 'id' | 'type' | 'display_name' | 'created_at'> {
   return model

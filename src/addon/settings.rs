@@ -52,7 +52,7 @@ fn type_of(form: Form) -> String {
         // A number of bytes, or with a unit.
         Form::Bytes => "number | string".to_owned(),
         Form::Word(words) => words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" | "),
-        Form::Store => "'redis' | `file:${string}`".to_owned(),
+        Form::Store => "'redis' | `file:${string}` | `aiclient:${string}`".to_owned(),
         Form::Switch => "boolean".to_owned(),
     }
 }
