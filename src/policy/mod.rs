@@ -22,7 +22,7 @@ pub mod pace;
 pub(crate) mod pending;
 pub mod reach;
 #[cfg(feature = "gateway")]
-pub mod renewal;
+pub(crate) mod renewal;
 pub mod retry;
 pub mod select;
 pub mod suspicion;

@@ -17,6 +17,6 @@ pub(crate) use literal::{escaped_unit, unescape};
 pub use scan::{Completeness, compact};
 
 /// A file's text without the mark of its encoding that some editors put in front.
-pub fn without_mark(text: &[u8]) -> &[u8] {
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
