@@ -638,8 +638,8 @@ export interface KiroGateway extends AsyncDisposable {
   off<E extends keyof GatewayEvents>(event: E, listener: (event: GatewayEvents[E]) => void): this
   /**
    * A request handler for `node:http`, Express and Fastify's raw objects. It serves what `kiro-server` serves:
-   * `POST /v1/messages`, `count_tokens`, `GET /v1/models`, `/health`, `/health/live`, `/metrics`, and the same below
-   * `/claude-kiro-oauth`. Other paths go to `next`, or are answered with 404 when there is none. Uses `req.body` when a
+   * `POST /v1/messages`, `count_tokens`, `GET /v1/models` and one of them, `/health`, `/health/live`, `/metrics`, `/status`,
+   * `/api/event_logging/…`, and the same below `/claude-kiro-oauth`. Other paths go to `next`, or are answered with 404 when there is none. Uses `req.body` when a
    * parser has read the request already. With a parser such as `express.json()` in front, what it refuses never comes here:
    * Express answers broken JSON, and bodies of more than its `limit` (100 KB), in its own words. Put the handler before it,
    * give it `express.raw({ type: () => true, limit: '32mb' })` in its place, or no parser on these paths.
