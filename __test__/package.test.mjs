@@ -162,3 +162,26 @@ test('docs/platforms.md has every row that npm run test:platforms plays (N74)', 
   assert.ok(rows.length > 6)
   assert.deepEqual(rows, stdout.trim().split('\n'))
 })
+
+test('a bench that may not stand for the project is refused before it runs, and one that broke after it', async () => {
+  const root = new URL('../', import.meta.url)
+  const asked = {
+    '1 of at least 3 rounds': ['--rounds', '1'],
+    '2 of at least 3 rounds': ['--rounds', '2'],
+    'NaN of at least 3 rounds': ['--rounds', 'many'],
+    'quick run': ['--quick', '--rounds', '5'],
+    'only burst': ['--only', 'burst'],
+    '--no-save': ['--no-save'],
+  }
+  for (const [why, args] of Object.entries(asked)) {
+    const run = [process.execPath, ['scripts/bench.mjs', '--publish', '--no-build', ...args], { cwd: root, encoding: 'utf8', timeout: 20_000 }]
+    const { status, stderr, stdout } = spawnSync(...run)
+    assert.equal(status, 1, `${args}: ${stderr}`)
+    assert.match(stderr, new RegExp(`^bench: can't be published: .*${why}.*\n$`))
+    assert.equal(stdout, '')
+  }
+  const { unfit } = await import('../bench/publish.mjs')
+  assert.equal(unfit({ quick: false, rounds: 3, broken: [] }), null)
+  assert.equal(unfit({ quick: false, rounds: 5, broken: [{ name: 'single', error: 'x' }] }), 'single broke')
+  assert.match(unfit({ quick: false, rounds: 1, broken: [] }), /1 of at least 3/)
+})

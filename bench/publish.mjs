@@ -10,9 +10,16 @@ import { median } from './measure.mjs'
 const RESULTS = path.join(root, 'bench', 'results')
 const [BEGIN, END] = ['<!-- figures: begin -->', '<!-- figures: end -->']
 
-/** Whether a run may stand for the project: all of it, at full size, none of it broken. */
-export function isWhole({ quick, only, broken }) {
-  return !quick && !only && broken.length === 0
+/** Fewest rounds that have a median: one that is off doesn't become the figure. */
+const ROUNDS = 3
+
+/** Why a run, or one that is asked for, may not stand for the project; null: it is whole, at full size, none of it broken. */
+export function unfit({ quick, only, rounds, broken = [] }) {
+  if (quick) return 'a quick run has a tenth of the load'
+  if (only) return `it has only ${only}`
+  if (!(rounds >= ROUNDS)) return `it has ${rounds} of at least ${ROUNDS} rounds`
+  if (broken.length > 0) return `${broken.map(({ name }) => name).join(', ')} broke`
+  return null
 }
 
 /** `name`: of the run's file, without its ending. The others go. */

@@ -6,7 +6,7 @@
 //   npm run bench -- --quick               a tenth of the load, one round: does it work at all
 //   npm run bench -- --beside PATH         another kiro-server binary in the same run: before and after
 //   npm run bench -- --beside-name TEXT    what that one is called in the tables
-//   npm run bench -- --publish             the run that the project shows: docs/performance.md and the chart from it
+//   npm run bench -- --publish             the run that the project shows: docs/performance.md and the chart; 3 rounds or more
 //   npm run bench -- --micro               the micro-benchmarks too (cargo bench)
 //   npm run bench -- --no-build --no-save
 //
@@ -22,7 +22,7 @@ import * as shapes from '../bench/shapes.mjs'
 import { burst, conversation, mixed, open, rate, single, size, trickle } from '../bench/measure.mjs'
 import { handOver } from '../bench/handover.mjs'
 import { House, Subject } from '../bench/processes.mjs'
-import { isWhole, publish } from '../bench/publish.mjs'
+import { publish, unfit } from '../bench/publish.mjs'
 import { chart, judge, table } from '../bench/report.mjs'
 import { installPackages, needRust, root, run, serverBinary, target } from './steps.mjs'
 
@@ -54,6 +54,9 @@ const ON_FRESH = {
   'many-open': (load, subject) => open(load, subject, Math.min(Math.ceil(10_000 * scale), Math.floor((files() - 200) / 2))),
 }
 
+// Said before anything is built or measured: a whole run takes long.
+const refused = options['no-save'] ? 'with --no-save nothing is kept' : unfit({ quick: options.quick, only: options.only, rounds })
+if (options.publish && refused) fail(`can't be published: ${refused}`)
 if (process.platform !== 'linux') fail('it reads /proc: Linux only')
 const server = wanted.some((name) => !['addon', 'shapes'].includes(name))
 if (server && spawnSync('nginx', ['-v']).error) fail('nginx is missing: install it (apt-get install nginx-light), it is the baseline')
@@ -245,8 +248,9 @@ function save() {
   writeFileSync(`${name}.svg`, chart(cases, [...subjects, 'addon', 'undici', ...shapes.SHAPES], date.slice(0, 10)))
   console.log(`kept in ${path.relative(root, name)}.json and .svg`)
   if (!options.publish) return
-  if (isWhole(result)) publish(path.basename(name))
-  else console.error('bench: not published: it is not a whole run')
+  const why = unfit(result)
+  if (why) console.error(`bench: not published: ${why}`)
+  else publish(path.basename(name))
 }
 
 /** Most files that a process may have open here. */
