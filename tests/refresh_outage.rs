@@ -262,6 +262,30 @@ async fn a_stop_during_an_outage_names_the_logins_that_it_loses_r33_r51() {
     }
 }
 
+/// Another process holds the folder for longer: one second for all tokens together, and what isn't known to lie there is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_looks_into_a_held_folder_for_a_second_r33() {
+    let log = log::Log::listen();
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::new(3, 1, &[("KIRO_STATE_DIR", folder.path().to_str().unwrap())]).await;
+    let held = std::fs::File::create(folder.path().join("tokens.lock")).unwrap();
+    held.lock().unwrap();
+    world.redis("CONFIG SET maxmemory 1");
+    // The tokens of the start end.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for n in 0..3 {
+        world.asks_one(Some(id(n)), "hello").await.unwrap();
+    }
+    assert_eq!(world.gateway.health().unsaved_tokens, 3);
+    let started = Instant::now();
+    world.gateway.close(Duration::ZERO).await;
+    let took = started.elapsed();
+    // One second for the store, which is asked at any rate, and that one.
+    assert!((1_900..3_000).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(log.lines("this account must log in again").len(), 3, "{:?}", log.lines(""));
+    assert!(kept(folder.path()).is_empty());
+}
+
 /// Health says what waits to be saved and whether it is kept meanwhile, and that it serves all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_shows_unsaved_tokens_and_the_journal_r51() {
