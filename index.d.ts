@@ -925,8 +925,10 @@ export interface ModelInfo {
 
 /** The body of `GET /health`. */
 export interface Health {
-  /** `degraded`: something is wrong, and it may serve or not; `GET /health` says which by its status, 200 or 503. */
+  /** `degraded`: something is wrong, and it may serve all the same (`canServe`). */
   status: 'healthy' | 'degraded'
+  /** Whether some account could serve a request sent now: `GET /health` is 200 then, else 503. */
+  canServe: boolean
   /** The store, also when it is a file. */
   redis: 'connected' | 'disconnected'
   accounts: { total: number; healthy: number }

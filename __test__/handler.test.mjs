@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import { leave } from './support/leaving.mjs'
-import { accounts, ask, collect, events, gateway, listening, meaning, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
+import { accounts, ask, collect, events, gateway, listening, meaning, redis, redisAccounts, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
 
 /** A node:http server around a gateway's handler. */
 async function serve(t, gate, { options, around } = {}) {
@@ -72,6 +72,27 @@ test('the same statuses, headers and bytes as kiro-server (case 12)', async (t) 
     assert.equal(withoutIds(await a.text()), withoutIds(await b.text()), what)
     assert.match(a.headers.get('request-id'), /^req_\w{24}$/)
   }
+})
+
+test('health() is the body of GET /health: it says whether a degraded gateway serves, as the status does (case 12, R50)', async (t) => {
+  const sim = await simulator(t)
+  const store = await redis(t)
+  const whole = await gateway(t, sim, await redisAccounts(t, store))
+  const empty = await gateway(t, sim, { options: { redisUrl: store.url, redisKeyPrefix: 'nobody:' } })
+  const says = async (gate, url) => {
+    const answer = await fetch(`${url}/health`)
+    const [body, { uptime, ...object }] = [await answer.json(), gate.health()]
+    assert.ok(Math.abs(body.uptime - uptime) <= 1)
+    assert.deepEqual({ ...body, uptime: 0 }, { ...object, uptime: 0 })
+    return { http: answer.status, status: object.status, canServe: object.canServe }
+  }
+  const { url } = await serve(t, whole)
+  assert.deepEqual(await says(whole, url), { http: 200, status: 'healthy', canServe: true })
+  const { url: at } = await serve(t, empty)
+  assert.deepEqual(await says(empty, at), { http: 503, status: 'degraded', canServe: false })
+  store.child.kill('SIGKILL')
+  await until(() => whole.health().redis === 'disconnected', 'the loss')
+  assert.deepEqual(await says(whole, url), { http: 200, status: 'degraded', canServe: true })
 })
 
 test('unknown routes go to next(), or are answered (case 12)', async (t) => {

@@ -62,8 +62,11 @@ pub struct GatewayStatus {
 /// The body of `GET /health`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Health {
-    /// `healthy`, or `degraded`: it serves, but something is wrong.
+    /// `healthy`, or `degraded`: something is wrong, and `can_serve` says whether it serves all the same.
     pub status: &'static str,
+    /// Whether a request would probably be served now: status 200, else 503.
+    #[serde(rename = "canServe")]
+    pub can_serve: bool,
     /// `connected` or `disconnected`; for the embedded file store too.
     pub redis: &'static str,
     /// The accounts of the snapshot.
@@ -87,9 +90,6 @@ pub struct Health {
     /// `KIRO_STATE_DIR`, where they are kept meanwhile: `off` without one, `ok`, or `broken` when the last one could
     /// not be kept.
     pub journal: &'static str,
-    /// Whether a request would probably be served now: status 200, else 503.
-    #[serde(skip)]
-    pub can_serve: bool,
 }
 
 /// Whether upstream takes this program's client version (K107).
@@ -242,6 +242,7 @@ impl Gateway {
             && gate.refused_for.is_none();
         Health {
             status: if can_serve && fine { "healthy" } else { "degraded" },
+            can_serve,
             redis: if connected { "connected" } else { "disconnected" },
             accounts: AccountCounts { total: counts.total, healthy: able.serving },
             uptime: shared.began.elapsed().as_secs(),
@@ -261,7 +262,6 @@ impl Gateway {
                 Some(true) => "ok",
                 Some(false) => "broken",
             },
-            can_serve,
         }
     }
 
