@@ -1,7 +1,8 @@
 // npm run bench:instructions: how many instructions a fixed input takes, by valgrind's callgrind. The machine may be busy:
 // the count is the same.
 //
-//   npm run bench:instructions             beside those of bench/instructions/counts.json; more than 5 % up fails
+//   npm run bench:instructions             beside those of bench/instructions/counts.json; more than 5 % up fails, and so does
+//                                          what costs more than its share of another case
 //   npm run bench:instructions -- --save   these are the ones from now on
 //   npm run bench:instructions -- text     one case, with the functions that it spends most in
 //
@@ -18,7 +19,7 @@ const KEPT = path.join(root, 'bench', 'instructions', 'counts.json')
 const CASES = {
   text: { unit: 'text delta', counts: [20_000, 120_000] },
   tool: { unit: 'piece of a tool input', counts: [20_000, 120_000] },
-  stops: { unit: 'text delta with 16 stop sequences', counts: [20_000, 120_000] },
+  stops: { unit: 'text delta with 16 stop sequences', counts: [20_000, 120_000], atMost: { ratio: 1.3, of: 'text' } },
   request: { unit: 'request of 1 MB with 40 tools', counts: [1, 5] },
   tokens: { unit: 'estimate of its tokens', counts: [1, 5] },
 }
@@ -47,6 +48,13 @@ export async function instructions({ save = false, only } = {}) {
     const holds = ratio === undefined || ratio <= MOST_UP
     if (ratio !== undefined) totals[holds ? 'passed' : 'failed'] += 1
     rows.push([holds ? ' ' : '✗', unit, `${counts[name]}`, `${kept.counts[name] ?? '–'}`, ratio ? `${ratio.toFixed(3)} ×` : ''])
+  }
+  for (const [name, { unit, atMost }] of Object.entries(CASES)) {
+    if (!atMost || !counts[name] || !counts[atMost.of]) continue
+    const ratio = counts[name] / counts[atMost.of]
+    const holds = ratio <= atMost.ratio
+    totals[holds ? 'passed' : 'failed'] += 1
+    rows.push([holds ? ' ' : '✗', `${unit}, beside a ${CASES[atMost.of].unit}`, `${ratio.toFixed(2)} ×`, `${atMost.ratio} ×`, ''])
   }
   const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)))
   for (const row of rows) console.log(row.map((cell, column) => cell.padEnd(widths[column])).join('  ').trimEnd())

@@ -13,7 +13,7 @@ pub(crate) mod segments;
 pub mod tree;
 
 pub use literal::{Literal, decode, decode_whole, escape, without_lone_halves};
-pub(crate) use literal::{escaped_unit, unescape};
+pub(crate) use literal::{escaped_unit, short_escape, unescape};
 pub use scan::{Completeness, compact};
 
 /// A file's text without the mark of its encoding that some editors put in front.

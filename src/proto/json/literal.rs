@@ -247,17 +247,24 @@ pub(crate) fn unescape(escape: &[u8]) -> (char, usize) {
 /// The UTF-16 unit of the escape that `bytes` begin with, and its length. Anything else counts as U+FFFD.
 #[inline]
 pub(crate) fn escaped_unit(bytes: &[u8]) -> (u16, usize) {
-    let unit = match bytes.get(1) {
-        Some(b'u') => return (hex_unit(bytes).unwrap_or(0xFFFD), HEX_ESCAPE),
-        Some(b'b') => 0x08,
-        Some(b'f') => 0x0C,
-        Some(b'n') => 0x0A,
-        Some(b'r') => 0x0D,
-        Some(b't') => 0x09,
-        Some(&byte @ (b'"' | b'\\' | b'/')) => u16::from(byte),
-        _ => 0xFFFD,
-    };
-    (unit, 2)
+    match bytes.get(1) {
+        Some(b'u') => (hex_unit(bytes).unwrap_or(0xFFFD), HEX_ESCAPE),
+        letter => (letter.and_then(|&letter| short_escape(letter)).map_or(0xFFFD, u16::from), 2),
+    }
+}
+
+/// What the escape of two bytes with that second byte stands for.
+#[inline]
+pub(crate) fn short_escape(letter: u8) -> Option<u8> {
+    match letter {
+        b'b' => Some(0x08),
+        b'f' => Some(0x0C),
+        b'n' => Some(b'\n'),
+        b'r' => Some(b'\r'),
+        b't' => Some(b'\t'),
+        b'"' | b'\\' | b'/' => Some(letter),
+        _ => None,
+    }
 }
 
 /// The four hex digits behind `\u`.

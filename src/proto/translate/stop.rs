@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::proto::json::{Literal, escape, escaped_unit};
+use crate::proto::json::{Literal, escape, escaped_unit, short_escape};
 use crate::proto::messages::event::Piece;
 
 /// Bytes of room that a scanner keeps for the next piece.
@@ -193,13 +193,10 @@ impl StopScanner {
                 rest = &rest[next..];
                 run = all - rest.len();
             }
-            let (byte, behind) = match rest.split_first() {
-                Some((b'\\', _)) => match escaped_unit(rest) {
-                    (unit, 2) => (u8::try_from(unit).ok()?, &rest[2..]),
-                    _ => return None,
-                },
-                Some((&byte, behind)) => (byte, behind),
-                None => break,
+            let (byte, behind) = match rest {
+                [b'\\', letter, behind @ ..] => (short_escape(*letter)?, behind),
+                [byte, behind @ ..] => (*byte, behind),
+                [] => break,
             };
             rest = behind;
             node = stops.step(node, byte);
