@@ -77,6 +77,7 @@ impl Recipe<'_> {
         let content: Value = match self.choice(6) {
             0 => self.mark().into(),
             1 if role == "assistant" => "{".into(),
+            2 if role == "assistant" => (0..self.choice(12)).map(|_| self.search_or_text()).collect(),
             _ => {
                 let mut blocks: Vec<Value> = (0..self.choice(5)).filter_map(|_| self.block(role)).collect();
                 if role != "assistant" && blocks.is_empty() {
@@ -113,13 +114,13 @@ impl Recipe<'_> {
     fn tool(&mut self) -> Value {
         let name = self.name();
         match self.choice(16) {
-            0 => json!({"type": "web_search_20250305", "name": "web_search"}),
-            1 => json!({"name": name}),
-            2 => json!({"name": name, "description": " ", "input_schema": null}),
-            3 => {
+            0..4 => json!({"type": "web_search_20250305", "name": "web_search"}),
+            4 => json!({"name": name}),
+            5 => json!({"name": name, "description": " ", "input_schema": null}),
+            6 => {
                 json!({"name": name, "description": "d", "input_schema": {"required": ["p", 3, "$q"], "properties": {"p": {}, "$q": {}}}})
             }
-            4 => {
+            7 => {
                 json!({"name": name, "description": "é".repeat(10_300), "input_schema": {"properties": [], "anyOf": [null, {"x": null}]}})
             }
             _ => json!({"name": name, "description": "d", "input_schema": {"type": "object"}, "cache_control": {}}),
@@ -135,6 +136,13 @@ impl Recipe<'_> {
             _ => json!({"p": 1.5, "null": null, "list": []}),
         };
         json!({"type": "tool_use", "id": id, "name": self.name(), "input": input})
+    }
+
+    fn search_or_text(&mut self) -> Value {
+        match self.choice(3) {
+            0 => json!({"type": "text", "text": self.mark()}),
+            _ => self.search(),
+        }
     }
 
     /// A search, or the results of one, perhaps without each other.

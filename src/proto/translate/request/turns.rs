@@ -177,13 +177,15 @@ fn assistant_turns<'r>(
         let mut from = 0;
         for (place, block) in message.blocks.iter().enumerate() {
             if let BlockContent::SearchResults { id, content } = &block.content {
-                if let Some(query) = searches.answered(id) {
+                if let Some(input) = searches.answered(id) {
                     let outcome = outcome_of(json.value(*content));
-                    let text = Text::new(search::text(&query.unwrap_or_default(), &outcome));
+                    let text = Text::new(search::text(&search::query_of(input).unwrap_or_default(), &outcome));
                     let found = found.get_or_insert_default();
                     found.cached |= block.cached;
                     found.parts.push(match declared.searches() {
                         true => {
+                            // Only here: others that were asked with it may have their results in a later part.
+                            turn.uses.push(Use::search(id, input));
                             let (id, content) = (search::upstream_use_id(id), text.into());
                             Part::Result(KiroResult { id, content, is_error: outcome.is_err() })
                         }
@@ -207,11 +209,7 @@ fn assistant_turns<'r>(
             if let BlockContent::SearchUse { id, input } = &block.content
                 && is_search
             {
-                let input = input.map(|input| json.value(input));
-                searches.asked(id, search::query_of(input));
-                if declared.searches() {
-                    turn.uses.push(Use::search(id, input));
-                }
+                searches.asked(id, input.map(|input| json.value(input)));
             }
         }
         turn.messages.push(&message.blocks[from..]);
@@ -226,8 +224,8 @@ fn assistant_turns<'r>(
 #[derive(Default)]
 struct Searches<'r> {
     answered: HashSet<&'r str>,
-    /// The queries of those whose results are still to come.
-    asked: HashMap<&'r str, Option<String>>,
+    /// The inputs of those whose results are still to come.
+    asked: HashMap<&'r str, Option<Value<'r, 'r>>>,
 }
 
 impl<'r> Searches<'r> {
@@ -248,13 +246,13 @@ impl<'r> Searches<'r> {
         self.answered.contains(id)
     }
 
-    fn asked(&mut self, id: &'r str, query: Option<String>) {
+    fn asked(&mut self, id: &'r str, input: Option<Value<'r, 'r>>) {
         self.answered.remove(id);
-        self.asked.insert(id, query);
+        self.asked.insert(id, input);
     }
 
-    /// The query of the search with these results, once.
-    fn answered(&mut self, id: &str) -> Option<Option<String>> {
+    /// The input of the search with these results, once.
+    fn answered(&mut self, id: &str) -> Option<Option<Value<'r, 'r>>> {
         self.asked.remove(id)
     }
 }
