@@ -9,7 +9,14 @@ mod pipeline;
 use proptest::prelude::*;
 
 fn asked() -> impl Strategy<Value = pipeline::Asked> {
-    any::<(bool, bool)>().prop_map(|(thinking, search)| pipeline::Asked { thinking, search })
+    any::<[bool; 6]>().prop_map(|[thinking, search, omitted, structured, limited, stops]| pipeline::Asked {
+        thinking,
+        search,
+        omitted,
+        structured,
+        limited,
+        stops,
+    })
 }
 
 proptest! {
@@ -71,7 +78,13 @@ fn the_recipes_reach_every_ending_and_every_block() {
     for round in 0..2_000 {
         let data: Vec<u8> = (0..rng.usize(2..160)).map(|_| rng.u8(..)).collect();
         let inputs = pipeline::Recipe(&data).inputs();
-        let mut machine = pipeline::machine(pipeline::Asked { thinking: round % 2 == 0, search: round % 3 == 0 });
+        let mut machine = pipeline::machine(pipeline::Asked {
+            thinking: round % 2 == 0,
+            search: round % 3 == 0,
+            structured: round % 5 == 0,
+            stops: round % 7 == 0,
+            ..pipeline::Asked::default()
+        });
         let outs = drive(&mut machine, &inputs, Chunks::Whole);
         for (name, json) in parse_sse(&bytes_of(&outs)) {
             let what = [&json["content_block"]["type"], &json["delta"]["type"], &json["delta"]["stop_reason"]];
@@ -98,6 +111,7 @@ fn the_recipes_reach_every_ending_and_every_block() {
         "server_tool_use",
         "web_search_tool_result",
         "pause_turn",
+        "stop_sequence",
         "ping",
         "ghost",
     ] {

@@ -4,10 +4,12 @@
 #[path = "../../tests/response/mod.rs"]
 pub mod response;
 
+use std::sync::LazyLock;
+
 use bytes::{Bytes, BytesMut};
 use kiro_messages::proto::messages::error::{ApiError, ErrorType};
 use kiro_messages::proto::messages::search::{Hit, SearchCode};
-use kiro_messages::proto::pipeline::{Extras, Mode, Pipeline, Settings, Step, UsageSplit};
+use kiro_messages::proto::pipeline::{AnswerCheck, Extras, Mode, Pipeline, Settings, Step, StopSequences, UsageSplit};
 use response::{
     Chunks, Ending, Frame, Input, Out, bytes_of, check_grammar, drive, fold_of_stream, in_pieces, joined, parse_sse,
 };
@@ -18,12 +20,27 @@ use serde_json::Value;
 pub struct Asked {
     pub thinking: bool,
     pub search: bool,
+    /// The text of thoughts isn't wanted (TS28).
+    pub omitted: bool,
+    /// Some stop sequences (M82).
+    pub stops: bool,
+    /// A `max_tokens` that the gateway keeps (M83).
+    pub limited: bool,
+    /// JSON is asked for (TS37).
+    pub structured: bool,
 }
 
 /// Any bytes. The first two say how to read the others: as what upstream sends, or as the recipe of a list of inputs.
 pub fn run(data: &[u8]) {
     let Some((&[mode, size], rest)) = data.split_first_chunk::<2>() else { return };
-    let asked = Asked { thinking: mode & 1 == 1, search: mode & 128 != 0 };
+    let asked = Asked {
+        thinking: mode & 1 == 1,
+        search: mode & 128 != 0,
+        omitted: size & 16 != 0,
+        structured: size & 32 != 0,
+        limited: size & 64 != 0,
+        stops: size & 128 != 0,
+    };
     if mode & 2 == 0 {
         any_bytes(rest, asked, usize::from(size) + 1);
     } else {
@@ -43,7 +60,9 @@ pub fn any_bytes(wire: &[u8], asked: Asked, size: usize) {
         let mut pipeline = machine(asked);
         let mut out = BytesMut::new();
         for piece in wire.chunks(size) {
-            pipeline.push(Bytes::copy_from_slice(piece), &mut out);
+            if pipeline.push(Bytes::copy_from_slice(piece), &mut out) == Step::NextRound {
+                break;
+            }
         }
         pipeline.finish(&mut out);
         pipeline.give_up(&ApiError::new(ErrorType::Overloaded, "no account"), &mut out);
@@ -92,7 +111,8 @@ pub fn plain_run(inputs: &[Input], asked: Asked) -> Plain {
         Input::Frame(Frame::Exception { name, .. }) => name == LIMIT,
         _ => false,
     });
-    assert!(ending != Ending::Finished || may_finish || pipeline.report().ghost.is_some(), "{outs:?}");
+    let may_end_early = asked.stops || asked.limited;
+    assert!(ending != Ending::Finished || may_finish || may_end_early || pipeline.report().ghost.is_some(), "{outs:?}");
     Plain { outs, events, ending }
 }
 
@@ -156,10 +176,10 @@ fn cut_is_no_end(inputs: &[Input], asked: Asked, at: usize, _: &Plain) {
             Step::Continue if committed => assert!(matches!(step, Step::Failed(_)) && after == Ending::Failed),
             Step::Continue => assert!(matches!(step, Step::Fault(_)) && after == before),
             Step::Done => assert!(after == Ending::Finished && step == Step::Done),
-            Step::Fault(_) | Step::Failed(_) | Step::Searches => {
+            Step::Fault(_) | Step::Failed(_) | Step::Searches | Step::Unfit => {
                 assert!(after == before && step == Step::Continue);
             }
-            Step::NextRound | Step::Unfit => panic!("no outcome was given, no JSON asked for"),
+            Step::NextRound => assert!(asked.structured, "no outcome was given"),
             Step::TooLong => panic!("a stream has no bound"),
         }
     }
@@ -176,16 +196,31 @@ fn settings(asked: Asked, mode: Mode) -> Settings {
         request_id: "req_1".into(),
         model: "claude-sonnet-4-5".into(),
         thinking: asked.thinking,
-        drop_thinking_text: false,
+        drop_thinking_text: asked.omitted,
         tool_names: [("f_1", "f.1")].into_iter().collect(),
         window: 172_500,
         usage_window: 172_500,
         usage_split: UsageSplit::Ratio,
         input_estimate: 10,
         mode,
-        extras: Extras { search: asked.search, ..Extras::default() },
+        extras: Extras {
+            search: asked.search,
+            stop_sequences: asked.stops.then(|| StopSequences::new(STOPS.map(str::to_owned).to_vec())).flatten(),
+            max_tokens: asked.limited.then_some(20),
+            structured: asked.structured.then(|| CHECK.clone()),
+            ..Extras::default()
+        },
     }
 }
+
+/// Some that begin in the middle of escapes, tags and each other.
+const STOPS: [&str; 5] = ["world", "\n\n", "<thinking", "\"x\"", "é😀"];
+static CHECK: LazyLock<AnswerCheck> = LazyLock::new(|| {
+    AnswerCheck::new(|value| match value.is_object() {
+        true => Ok(()),
+        false => Err("no object".to_owned()),
+    })
+});
 
 /// Bytes of a recipe.
 const MAX_RECIPE: usize = 400;

@@ -443,7 +443,7 @@ pub enum Out {
 
 /// Feeds a pipeline with all inputs.
 pub fn drive(pipeline: &mut Pipeline, inputs: &[Input], chunks: Chunks) -> Vec<Out> {
-    let mut run = Run { pipeline, buffer: BytesMut::new(), outs: Vec::new() };
+    let mut run = Run { pipeline, buffer: BytesMut::new(), outs: Vec::new(), is_over: false };
     let mut wire = Vec::new();
     for (place, input) in inputs.iter().enumerate() {
         if let Input::Frame(frame) = input {
@@ -465,6 +465,8 @@ struct Run<'p> {
     pipeline: &'p mut Pipeline,
     buffer: BytesMut,
     outs: Vec<Out>,
+    /// The message goes on with another upstream answer: nothing more of this one is fed.
+    is_over: bool,
 }
 
 impl Run<'_> {
@@ -481,13 +483,15 @@ impl Run<'_> {
     }
 
     fn push(&mut self, chunk: &[u8]) {
-        if !chunk.is_empty() {
+        if !chunk.is_empty() && !self.is_over {
             let step = self.pipeline.push(Bytes::copy_from_slice(chunk), &mut self.buffer);
+            self.is_over = step == Step::NextRound;
             self.step(step);
         }
     }
 
     fn input(&mut self, input: &Input) {
+        self.is_over = false;
         let out = &mut self.buffer;
         match input {
             Input::Frame(_) => unreachable!("fed as bytes"),
@@ -522,7 +526,7 @@ impl Run<'_> {
             Step::Continue => {}
             Step::Fault(fault) => self.outs.push(Out::Fault(fault.kind.to_string())),
             Step::Failed(fault) => self.outs.push(Out::Failed(fault.kind.to_string())),
-            Step::Unfit => panic!("no JSON was asked for"),
+            Step::Unfit => self.outs.push(Out::Fault("unfit".into())),
             Step::TooLong => panic!("no test folds so much"),
             Step::Done if self.outs.contains(&Out::Done) => {}
             Step::Done => self.outs.push(Out::Done),
