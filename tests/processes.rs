@@ -39,8 +39,14 @@ struct Place {
 impl Place {
     /// Needs a tokio runtime.
     fn new() -> Self {
+        Self::in_world(&[])
+    }
+
+    /// The upstream is so (docs/simulator.md).
+    fn in_world(world: &[&str]) -> Self {
         let redis = RedisServer::start();
-        let upstream = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap().spawn().unwrap();
+        let upstream = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let upstream = upstream.world(json!(world)).unwrap().spawn().unwrap();
         rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { redis, upstream, http }
@@ -175,12 +181,21 @@ impl Server {
     }
 
     /// SIGTERM, and the whole log.
-    fn stop(mut self) -> String {
+    fn stop(self) -> String {
+        let (code, _, log) = self.stopped();
+        assert_eq!(code, 0, "{log}");
+        log
+    }
+
+    /// SIGTERM: the exit code, how long the end took, and the whole log.
+    fn stopped(mut self) -> (i32, Duration, String) {
+        let began = Instant::now();
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
-        assert_eq!(self.ended(Duration::from_secs(20)), 0, "{}", self.log());
+        let code = self.ended(Duration::from_secs(20));
+        let took = began.elapsed();
         self.reader.take().unwrap().join().unwrap();
-        self.log()
+        (code, took, self.log())
     }
 }
 
@@ -728,6 +743,33 @@ async fn refused_writes_are_a_degraded_service_case_39_r49() {
     let served = place.upstream.control().stats()["calls_by_token"]["access-1"].clone();
     server.stop();
     assert_eq!(place.record("a1")["usageCount"], served);
+}
+
+/// Redis is gone and nothing streams: counts and marks are worth a few seconds of the grace time, in which it may come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_without_redis_is_short_and_writes_when_it_comes_back_r33() {
+    for comes_back in [false, true] {
+        let mut place = Place::new();
+        place.account("a1", &json!({}), &social("access-1", "r1"));
+        let server = place.serve(&[("KIRO_API_KEY", KEY), ("KIRO_GRACEFUL_TIMEOUT", "18s")]);
+        eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+        place.redis.shutdown_save();
+        assert_eq!(place.ask(&server, &message()).await.0, 200, "from memory");
+        let served = place.upstream.control().stats()["calls_by_token"]["access-1"].clone();
+        let stop = tokio::task::spawn_blocking(|| server.stopped());
+        if comes_back {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            place.redis.restart();
+        }
+        let (code, took, log) = stop.await.unwrap();
+        println!("comes back: {comes_back}, took {took:?}");
+        assert_eq!(code, 0, "{log}");
+        assert!((3..11).contains(&took.as_secs()), "{took:?}: {log}");
+        assert_eq!(log.contains("outcomes could not be written"), !comes_back, "{log}");
+        if comes_back {
+            assert_eq!(place.record("a1")["usageCount"], served, "{log}");
+        }
+    }
 }
 
 /// Caps and waiting: who finds every account at its cap waits its turn, and without a wait hears when to come back.

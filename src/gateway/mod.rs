@@ -555,10 +555,10 @@ impl Gateway {
                 tracing::warn!(streams = self.in_flight(), "streams that nobody reads are dropped");
             }
         }
-        let left = deadline.saturating_duration_since(now()).max(LAST_WORDS);
-        shared.credentials.close(left).await;
+        let left = || deadline.saturating_duration_since(now()).max(LAST_WORDS);
+        shared.credentials.close(left()).await;
         // The pool's writer says what it could not write (R33).
-        shared.pool.close(left).await;
+        shared.pool.close(left()).await;
     }
 }
 

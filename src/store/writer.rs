@@ -13,7 +13,9 @@ use tokio::time::{self, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::journal::{Journal, JournalSurvey};
-use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause};
+use super::{
+    Cas, Change, Clock, MAX_TRIES, Saved, Status, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause,
+};
 use crate::policy::outcome::{Outcome, Outcomes};
 pub use crate::policy::pending::Pending;
 use crate::policy::pending::{COUNTERS_WAIT, Found, PendingWrites, REMEMBER, WriteEnd, WriteJob};
@@ -24,6 +26,9 @@ use crate::proto::record::{Account, Standing, short};
 const BATCHES: usize = 8;
 /// How long a flush looks after its deadline whether the journal has what it could not save, all tokens together.
 const LAST_LOOK: Duration = Duration::from_secs(1);
+/// How long a flush waits for a store that is away or takes no writes, when only what an outage may cost waits for it:
+/// counts and marks, and tokens that the journal keeps.
+const AWAY_WAIT: Duration = Duration::from_secs(5);
 /// Accounts in one batch: its pipelines leave together, each with up to 64 scripts (R31).
 const BATCH: usize = 256;
 /// Collects outcomes and unsaved tokens and writes them in the background. Cheap to clone; one per gateway (R30).
@@ -203,15 +208,9 @@ impl Writer {
     /// Writes everything pending, for at most `deadline`; returns and logs what could not be written (R33). Tokens that the
     /// journal still has to take may need one second more.
     pub async fn flush(&self, deadline: Duration) -> Pending {
-        let deadline = time::Instant::now() + deadline;
         self.shared.state().flush(true, now());
         self.shared.wake.notify_one();
-        loop {
-            let settled = self.shared.settled.notified();
-            if self.shared.state().pending().is_empty() || timeout_at(deadline, settled).await.is_err() {
-                break;
-            }
-        }
+        self.emptied(time::Instant::now() + deadline).await;
         self.shared.state().flush(false, now());
         let left = self.pending();
         if !left.accounts.is_empty() {
@@ -236,6 +235,38 @@ impl Writer {
             }
         }
         left
+    }
+
+    /// Resolves when nothing is pending, at the deadline, or when the store has been away for so long that what waits
+    /// isn't worth more.
+    async fn emptied(&self, deadline: time::Instant) {
+        let mut status = self.shared.store.watch();
+        let mut away_since = None;
+        loop {
+            let settled = self.shared.settled.notified();
+            let works = *status.borrow_and_update() == Status::Connected;
+            away_since = if works { None } else { away_since.or_else(|| Some(time::Instant::now())) };
+            let until = match away_since {
+                Some(since) if !self.risks_a_login() => deadline.min(since + AWAY_WAIT),
+                _ => deadline,
+            };
+            if self.shared.state().pending().is_empty() || time::Instant::now() >= until {
+                return;
+            }
+            tokio::select! {
+                () = settled => {}
+                Ok(()) = status.changed() => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Whether a refreshed token waits that would end with the process.
+    fn risks_a_login(&self) -> bool {
+        let tokens = &self.shared.state().tokens;
+        // What an earlier process left lies in the journal.
+        let waits = || tokens.iter().any(|(id, token)| token.brings_a_token() && tokens.waits(id));
+        self.journal_works() != Some(true) && waits()
     }
 
     /// Whether the journal has this token at last. Its lock and its disk may take longer.
