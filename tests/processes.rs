@@ -772,6 +772,37 @@ async fn a_stop_without_redis_is_short_and_writes_when_it_comes_back_r33() {
     }
 }
 
+/// A refreshed token that nobody else holds is worth all of the grace time, and its loss a status of its own. What
+/// `KIRO_STATE_DIR` keeps is neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_loses_a_login_waits_and_exits_with_3_r33_r51() {
+    let folder = tempfile::tempdir().unwrap();
+    for (state, exits) in [(folder.path().to_str(), 0), (None, 3)] {
+        let mut place = Place::in_world(&["one-time-tokens-1"]);
+        let mut token = social("access-1", "r1");
+        token["expiresAt"] = json!(PAST);
+        place.account("a1", &json!({}), &token);
+        let mut environment = vec![("KIRO_API_KEY", KEY), ("KIRO_GRACEFUL_TIMEOUT", "12s")];
+        environment.extend(state.map(|state| ("KIRO_STATE_DIR", state)));
+        let server = place.serve(&environment);
+        eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+        place.redis.kill();
+        // The token ends, and a new one has nowhere to go.
+        eventually("unsaved", Duration::from_secs(5), async || {
+            assert_eq!(place.ask(&server, &message()).await.0, 200);
+            let health: Value = serde_json::from_str(&place.get(&server, "/health").await.1).unwrap();
+            health["unsavedTokens"] == 1
+        })
+        .await;
+        let (code, took, log) = server.stopped();
+        println!("state: {state:?}, took {took:?}");
+        assert_eq!(code, exits, "{log}");
+        assert_eq!(log.contains("this account must log in again"), exits != 0, "{log}");
+        assert_eq!(log.contains("waits in KIRO_STATE_DIR"), exits == 0, "{log}");
+        assert_eq!((11..16).contains(&took.as_secs()), exits != 0, "{took:?}: {log}");
+    }
+}
+
 /// Caps and waiting: who finds every account at its cap waits its turn, and without a wait hears when to come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_their_limit_requests_wait_or_hear_when_to_come_back() {

@@ -461,7 +461,7 @@ impl KiroGateway {
                 std::future::pending().await
             };
             tokio::select! {
-                () = gateway.close(grace) => {}
+                _ = gateway.close(grace) => {}
                 () = unread => {}
             }
             // The servers end by the same time; the last of them drops the last receiver.

@@ -92,7 +92,7 @@ use crate::proto::translate::edits::edit;
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::model::Models;
 use crate::proto::translate::request::resolve_model;
-use crate::store::{Clock, RedisConfig, Status, Store, StoreConfig, StoreError};
+use crate::store::{Clock, Pending, RedisConfig, Status, Store, StoreConfig, StoreError};
 use crate::upstream::Upstream;
 
 /// The time in which streams write their `error` event after the grace time, here and in the faces.
@@ -543,8 +543,8 @@ impl Gateway {
     }
 
     /// No new calls; open streams may finish within `grace`, then each ends with an SSE `error` event; then everything
-    /// pending is written. Idempotent.
-    pub async fn close(&self, grace: Duration) {
+    /// pending is written. Returns what could not be. Idempotent.
+    pub async fn close(&self, grace: Duration) -> Pending {
         let shared = &self.shared;
         shared.closing.store(true, Ordering::Release);
         shared.closed.cancel();
@@ -558,7 +558,7 @@ impl Gateway {
         let left = || deadline.saturating_duration_since(now()).max(LAST_WORDS);
         shared.credentials.close(left()).await;
         // The pool's writer says what it could not write (R33).
-        shared.pool.close(left()).await;
+        shared.pool.close(left()).await
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Pending {
     pub accounts: Vec<String>,
     /// Accounts with tokens that upstream has rotated and the store doesn't hold.
     pub tokens: Vec<String>,
+    /// After a last flush: accounts whose token nobody holds but this process. They must log in again (R33).
+    pub lost: Vec<String>,
 }
 
 impl Pending {
@@ -159,6 +161,7 @@ impl PendingWrites {
         Pending {
             accounts: working.map(|(id, _)| id.clone()).collect(),
             tokens: self.tokens.accounts().cloned().collect(),
+            lost: Vec::new(),
         }
     }
 
@@ -483,7 +486,7 @@ mod tests {
             assert_eq!(writes.settle(&mut job, end, ends), again.is_none(), "{case}");
             assert_eq!(writes.due(ends).0, again.map(later), "{case}");
             assert_eq!(writes.pending().is_empty(), again.is_none(), "{case}");
-            let backlog = Pending { accounts: vec!["a".into()], tokens: Vec::new() };
+            let backlog = Pending { accounts: vec!["a".into()], ..Pending::default() };
             assert!(writes.was_tried(&backlog, ends), "{case}");
         }
     }

@@ -212,7 +212,7 @@ impl Writer {
         self.shared.wake.notify_one();
         self.emptied(time::Instant::now() + deadline).await;
         self.shared.state().flush(false, now());
-        let left = self.pending();
+        let mut left = self.pending();
         if !left.accounts.is_empty() {
             let accounts: Vec<&str> = left.accounts.iter().map(|id| short(id)).collect();
             tracing::warn!(count = accounts.len(), ?accounts, "outcomes could not be written");
@@ -228,10 +228,11 @@ impl Writer {
             }
             let account = short(&id).to_owned();
             // What an earlier process left lies there.
-            if self.shared.journal.is_some() && (!is_ours || self.kept(id, token, until).await) {
+            if self.shared.journal.is_some() && (!is_ours || self.kept(id.clone(), token, until).await) {
                 tracing::warn!(account, "a refreshed token waits in KIRO_STATE_DIR");
             } else {
                 tracing::error!(account, "a refreshed token could not be saved: this account must log in again");
+                left.lost.push(id);
             }
         }
         left

@@ -11,7 +11,7 @@ use kiro_messages::config::{Config, UpstreamKind};
 use kiro_messages::gateway::Gateway;
 use kiro_messages::server::{self, Listening};
 use kiro_messages::simulator::Simulator;
-use kiro_messages::store::Status;
+use kiro_messages::store::{Pending, Status};
 use tokio::sync::watch;
 
 use super::output::{EXIT_CONFIG, complain};
@@ -27,11 +27,17 @@ const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
 /// `connection: close`.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long connections are kept beyond the grace time for clients that still read.
+const UNREAD_AFTER_GRACE: Duration = Duration::from_secs(3);
+
 /// How long the end may take beyond the grace time: connections that nobody reads, traces, files.
 const END_AFTER_GRACE: Duration = Duration::from_secs(30);
 
 /// How long an end that must not wait any more may take.
 const END_WITHIN: Duration = Duration::from_secs(1);
+
+/// The exit code of a stop that lost a login (R33).
+const EXIT_LOST: u8 = 3;
 
 /// How long a start that fails waits for a token that is just being renewed.
 const RENEWAL_WITHIN: Duration = Duration::from_secs(10);
@@ -126,38 +132,46 @@ async fn run(
     systemd::stopping();
     tracing::info!(grace_seconds = grace.as_secs(), streams = gateway.in_flight(), "stopping: open streams may finish");
     let end = async {
-        tokio::select! {
-            () = drain(&listening, gateway, grace) => {}
-            () = tokio::time::sleep(grace + Duration::from_secs(3)) => {
-                tracing::warn!("connections that nobody reads are dropped");
-            }
-        }
+        let left = drain(&listening, gateway, grace).await;
         if let Err(error) = tokio::task::spawn_blocking(at_last).await {
             tracing::error!(%error, "the last work of the server failed");
         }
+        left
     };
-    tokio::select! {
-        () = end => {}
+    let left = tokio::select! {
+        left = end => left,
         () = stop.signal(2) => {
             tracing::warn!("second signal: ending at once");
             return Ok(ExitCode::FAILURE);
         }
+    };
+    if !left.lost.is_empty() {
+        tracing::error!(
+            logins = left.lost.len(),
+            "stopped; accounts whose new tokens could not be saved must log in again"
+        );
+        return Ok(ExitCode::from(EXIT_LOST));
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
 /// Refuses new connections at once. Requests that were just on their way on open connections are answered; then the
-/// gateway takes no more, and streams end with the grace time.
-async fn drain(listening: &Listening, gateway: &Gateway, grace: Duration) {
+/// gateway takes no more, and streams end with the grace time. Returns what could not be written.
+async fn drain(listening: &Listening, gateway: &Gateway, grace: Duration) -> Pending {
     let linger = LINGER.min(grace);
     listening.refuse(linger);
     let close = async {
         // No connection is left to wait for.
         tokio::time::timeout(linger, listening.drain()).await.unwrap_or_default();
-        gateway.close(grace - linger).await;
+        gateway.close(grace - linger).await
     };
-    tokio::join!(listening.drain(), close);
+    let drained = async {
+        if tokio::time::timeout(grace + UNREAD_AFTER_GRACE, listening.drain()).await.is_err() {
+            tracing::warn!("connections that nobody reads are dropped");
+        }
+    };
+    tokio::join!(drained, close).1
 }
 
 /// The sockets that systemd (or another parent) listens on already (`LISTEN_FDS`), else one of our own; and whether
