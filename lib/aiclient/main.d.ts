@@ -2,9 +2,9 @@
  * The existing Node.js service's way to Kiro: two functions in place of its own client. What to change there, and how
  * to take it back, is in docs/drop-in.md.
  *
- * Both share one gateway per process. It is connected at the first call that needs it: with what {@link configure} was
- * given, else with `config.redis` and `PROXY_URL` of any configuration seen so far, else with the environment. Where a
- * configuration names a pool file (`PROVIDER_POOLS_FILE_PATH`) and no Redis, it is that file, and a gateway for each pool. A
+ * Both share one gateway per process, or one for each pool of a pool file. It is connected at the first call that needs
+ * it: with what {@link configure} was given, else with `config.redis` and `PROXY_URL` of any configuration seen so far,
+ * else with the environment. Where a configuration names a pool file (`PROVIDER_POOLS_FILE_PATH`) and no Redis, it is that file, and a gateway for each pool. A
  * connect that failed is tried again at the next call, after at least a second.
  *
  * @packageDocumentation
