@@ -124,10 +124,24 @@ test('unknown routes go to next(), or are answered (case 12)', async (t) => {
   }
 })
 
-test('every route of the server is one of the handler’s (case 12)', async (t) => {
+/** The paths that src/server/route.rs has. */
+function serversRoutes() {
   const source = readFileSync(new URL('../src/server/route.rs', import.meta.url), 'utf8')
   const arms = source.slice(source.indexOf('Some(match path'), source.indexOf('percent_decoded(id)'))
-  const named = [...arms.matchAll(/"(\/[^"]*)"/g)].map(([, route]) => route)
+  return [...arms.matchAll(/"(\/[^"]*)"/g)].map(([, route]) => route)
+}
+
+test('the page of the package names every route, but those that a client asks for by itself (case 12)', () => {
+  const page = readFileSync(new URL('../npm/README.md', import.meta.url), 'utf8')
+  const [, told] = /## In your HTTP server\n([^]*?)```/.exec(page)
+  const paths = [...told.matchAll(/`(?:GET |POST )?(\/[^`{…]*)/g)].map(([, path]) => path)
+  const byThemselves = ['/', '/api/hello', '/status/events']
+  const wanted = serversRoutes().filter((route) => !byThemselves.includes(route))
+  assert.deepEqual(new Set(paths), new Set([...wanted, '/claude-kiro-oauth']))
+})
+
+test('every route of the server is one of the handler’s (case 12)', async (t) => {
+  const named = serversRoutes()
   assert.ok(named.includes('/v1/messages') && named.includes('/health/live') && named.length >= 12, named.join(' '))
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
