@@ -185,3 +185,12 @@ test('a bench that may not stand for the project is refused before it runs, and 
   assert.equal(unfit({ quick: false, rounds: 5, broken: [{ name: 'single', error: 'x' }] }), 'single broke')
   assert.match(unfit({ quick: false, rounds: 1, broken: [] }), /1 of at least 3/)
 })
+
+test('who builds the server gets the one that is released: by the script, by the page, as an image', async () => {
+  const { SERVER_FEATURES } = await import('../scripts/dist.mjs')
+  const of = (file, form) => form.exec(readFileSync(new URL(`../${file}`, import.meta.url), 'utf8'))?.[1]
+  const built = /cargo build --release --no-default-features --features (\S+) --bin kiro-server/
+  assert.equal(of('package.json', built), SERVER_FEATURES)
+  assert.equal(of('docs/operations.md', built), SERVER_FEATURES)
+  assert.equal(of('deploy/Dockerfile', /^ARG FEATURES=(.*)$/m), SERVER_FEATURES)
+})
