@@ -75,16 +75,21 @@ pub fn filter(hits: &mut Vec<Hit>, tool: &SearchTool) {
     });
 }
 
-/// Whether an address lies at a domain or below it, and below its path.
+/// Whether an address lies at a domain or below it, and below its path, in which a `*` stands for anything.
 fn is_at(url: &str, domain: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let host = authority.rsplit('@').next().unwrap_or_default();
     let host = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-    let (wanted, prefix) = domain.split_at(domain.find('/').unwrap_or(domain.len()));
+    let (wanted, prefix) = domain.split_once('/').unwrap_or((domain, ""));
     let wanted = wanted.trim_end_matches('.').to_ascii_lowercase();
     let is_host = host.strip_suffix(&wanted).is_some_and(|before| before.is_empty() || before.ends_with('.'));
-    is_host && (prefix.is_empty() || path.starts_with(prefix))
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let is_path = match prefix.split_once('*') {
+        Some((before, behind)) => path.strip_prefix(before).is_some_and(|rest| rest.contains(behind)),
+        None => path.starts_with(prefix),
+    };
+    is_host && is_path
 }
 
 /// The text of a search's results for the model, the same when they are new and when history holds them (TR53).
@@ -209,6 +214,10 @@ mod tests {
         assert_eq!(kept(&["A.TEST/x", "b.test"], &[]), [0, 4]);
         assert_eq!(kept(&[], &["a.test/x", "evil"]), [1, 2, 4]);
         assert_eq!(kept(&["c.test"], &[]), [0; 0]);
+        assert_eq!(kept(&["a.test/*"], &[]), [0, 1]);
+        assert_eq!(kept(&["a.test/*/y", "a.test/*/x"], &[]), [0]);
+        assert_eq!(kept(&["a.test/x*z", "b.test/"], &[]), [4]);
+        assert_eq!(kept(&[], &["a.test/*"]), [2, 3, 4]);
     }
 
     #[test]

@@ -81,10 +81,14 @@ fn domains(list: Option<Value<'_, '_>>, at: Path<'_>) -> Result<Vec<String>> {
     let read = |(index, domain)| {
         let at = at.index(index);
         let domain = not_empty_string(domain, at)?;
-        match domain.contains("://") {
-            true => Err(at.error("must be a domain without a scheme")),
-            false => Ok(domain.into_owned()),
+        let (host, path) = domain.split_once('/').unwrap_or((&domain, ""));
+        if domain.contains("://") {
+            return Err(at.error("must be a domain without a scheme"));
         }
+        if host.contains('*') || path.matches('*').count() > 1 {
+            return Err(at.error("may have one '*', in its path; a domain holds for all below it"));
+        }
+        Ok(domain.into_owned())
     };
     array(list, at)?.elements().enumerate().map(read).collect()
 }
