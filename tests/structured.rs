@@ -198,7 +198,7 @@ async fn the_output_limit_ends_the_json_as_it_is_ts37() {
 }
 
 #[tokio::test]
-async fn formats_that_cant_be_kept_are_refused_a181_tr62() {
+async fn formats_that_cant_be_kept_are_refused_a181_tr62_m65() {
     let world = World::with_tokens(&["s1"], &[]).await;
     for (format, path) in [
         (json!({ "type": "xml" }), "output_config.format.type"),
@@ -209,7 +209,16 @@ async fn formats_that_cant_be_kept_are_refused_a181_tr62() {
         assert_eq!((answer.status, &answer.json()["error"]["type"]), (400, &json!("invalid_request_error")));
         assert!(answer.text.contains(&format!("\"{path}: ")), "{}", answer.text);
     }
-    let older = with(json!({ "output_format": { "type": "xml" } }));
-    assert!(world.messages(&older).await.text.contains("\"output_format.type: "));
+    for (format, path) in [
+        (json!({ "type": "xml" }), "output_format.type"),
+        (json!({ "type": "json_schema", "schema": { "$ref": "#" } }), "output_format.schema"),
+    ] {
+        let older = with(json!({ "output_format": format }));
+        let counted = world.post("/v1/messages/count_tokens", older.to_string()).await;
+        for answer in [world.messages(&older).await, counted] {
+            assert_eq!(answer.status, 400, "{}", answer.text);
+            assert!(answer.text.contains(&format!("\"{path}: ")), "{}", answer.text);
+        }
+    }
     assert_eq!(prompts(&world).len(), 0);
 }

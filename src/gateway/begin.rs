@@ -13,7 +13,7 @@ use super::outside::random_id;
 use super::rounds::Rounds;
 use super::shared::Gateway;
 use super::stream::MessageStream;
-use super::structured::answer_check;
+use super::structured::check_of;
 use super::summary::RefusedRequest;
 use super::translation::{Translation, Variation};
 use super::witness::AttemptLog;
@@ -59,7 +59,7 @@ impl Gateway {
         };
         let written = Translation::of(&translated);
         let search = request.search().cloned().map(Arc::new);
-        let structured = request.schema().map(|schema| answer_check(&schema)).transpose()?;
+        let structured = check_of(&request)?;
         let has_rounds = search.is_some() || structured.is_some();
         let pipeline = Pipeline::new(Settings {
             message_id: random_id("msg_"),

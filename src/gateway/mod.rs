@@ -72,6 +72,7 @@ use shared::Shared;
 pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Health};
 use stream::held_budget;
 pub use stream::{FoldedMessage, MessageStream};
+use structured::check_of;
 pub use summary::{LoggedRequest, RequestOutcome, Summary, SummaryCell};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -425,9 +426,10 @@ impl Gateway {
             let mut request = self.shared.parse(body, lenient, Purpose::CountTokens)?;
             let original = request.has_edits().then(|| request_tokens(&request));
             edit(&mut request);
-            // The only reason to refuse a valid request that translating finds (TR6).
+            // What else would refuse it as a message (M65): its model's name (TR6), its schema (TR62).
             let models = self.shared.models_for(request.model(), false);
             resolve_model(&request, &models, self.shared.fallback(lenient))?;
+            check_of(&request)?;
             Ok(TokenCount { input_tokens: request_tokens(&request), original })
         })
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::heavy::run_heavy;
 use crate::proto::messages::error::ErrorType;
-use crate::proto::messages::request::RequestError;
+use crate::proto::messages::request::{Request, RequestError};
 use crate::proto::translate::structured::AnswerCheck;
 
 /// The most parts of a schema, with each reference counted as what it refers to.
@@ -20,28 +20,39 @@ const MAX_PATTERNS: u64 = 2 << 20;
 const MAX_WORK: u64 = 20_000_000;
 /// From this much work on, other streams of the thread go elsewhere first.
 const HEAVY_WORK: u64 = 500_000;
+/// Most characters that are said of a schema that is refused.
+const LONGEST_SENTENCE: usize = 300;
 /// Steps that a pattern with look-around or back references may take back.
 const BACKTRACKS: usize = 100_000;
 
-/// The check of a reply against this schema.
+/// The check of replies to this request; none where no JSON is asked for.
 ///
 /// # Errors
-/// 400 at `output_config.format.schema`: it isn't a schema, refers to itself or to somewhere else, or is too large.
-pub(super) fn answer_check(schema: &str) -> Result<AnswerCheck, RequestError> {
-    let schema: Value = serde_json::from_str(schema).map_err(|error| refused(&error.to_string()))?;
+/// 400 where the schema stands: it isn't one, refers to itself or to somewhere else, or is too large.
+pub(super) fn check_of(request: &Request<'_>) -> Result<Option<AnswerCheck>, RequestError> {
+    let Some(schema) = request.schema() else { return Ok(None) };
+    answer_check(&schema).map(Some).map_err(|sentence| RequestError {
+        kind: ErrorType::InvalidRequest,
+        path: request.schema_path().to_owned(),
+        sentence: sentence.chars().filter(|char| !char.is_control()).take(LONGEST_SENTENCE).collect(),
+        cause: None,
+    })
+}
+
+/// The check of a reply against this schema, or why it can't be used.
+fn answer_check(schema: &str) -> Result<AnswerCheck, String> {
+    let schema: Value = serde_json::from_str(schema).map_err(|error| error.to_string())?;
     let mut counting = Parts { root: &schema, of_reference: HashMap::new(), patterns: 0 };
-    let Size { parts, depth } = counting.count(&schema, true).map_err(refused)?;
+    let Size { parts, depth } = counting.count(&schema, true)?;
     if parts > MAX_PARTS || depth > MAX_DEPTH {
-        return Err(refused(&format!(
-            "at most {MAX_PARTS} parts and {MAX_DEPTH} levels, with what its references refer to"
-        )));
+        return Err(format!("at most {MAX_PARTS} parts and {MAX_DEPTH} levels, with what its references refer to"));
     }
     // Each has an equal share of what all may need.
     let of_each = MAX_PATTERNS / counting.patterns.max(1);
     let patterns = PatternOptions::fancy_regex().backtrack_limit(BACKTRACKS);
     let patterns = patterns.size_limit(usize::try_from(of_each).unwrap_or(usize::MAX));
     let options = jsonschema::options().offline().with_pattern_options(patterns);
-    let build = || options.build(&schema).map_err(|error| refused(&error.to_string()));
+    let build = || options.build(&schema).map_err(|error| error.to_string());
     let validator = if counting.patterns > 0 { run_heavy(usize::MAX, build) } else { build() }?;
     Ok(AnswerCheck::new(move |value| {
         let work = parts.saturating_mul(values(value));
@@ -51,16 +62,6 @@ pub(super) fn answer_check(schema: &str) -> Result<AnswerCheck, RequestError> {
         let check = || validator.validate(value).map_err(|error| error.to_string());
         if work > HEAVY_WORK { run_heavy(usize::MAX, check) } else { check() }
     }))
-}
-
-fn refused(sentence: &str) -> RequestError {
-    const LONGEST: usize = 300;
-    RequestError {
-        kind: ErrorType::InvalidRequest,
-        path: "output_config.format.schema".to_owned(),
-        sentence: sentence.chars().filter(|char| !char.is_control()).take(LONGEST).collect(),
-        cause: None,
-    }
 }
 
 /// How many values a value is.
@@ -167,7 +168,7 @@ mod tests {
     use super::*;
 
     fn sentence(schema: &Value) -> Option<String> {
-        answer_check(&schema.to_string()).err().map(|error| error.to_string())
+        answer_check(&schema.to_string()).err()
     }
 
     #[test]
@@ -252,7 +253,7 @@ mod tests {
             (json!({ "type": "string", "pattern": "(" }), ""),
         ] {
             let said = sentence(&schema).unwrap_or_else(|| panic!("{schema} passes"));
-            assert!(said.starts_with("output_config.format.schema: ") && said.contains(why), "{said}");
+            assert!(said.contains(why), "{said}");
         }
         assert_eq!(sentence(&json!({ "$id": "https://a.test/s", "type": "object" })), None);
     }

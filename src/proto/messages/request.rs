@@ -101,6 +101,8 @@ pub struct Request<'a> {
     pub(crate) effort: Option<Effort>,
     /// The JSON schema of the answer's text (TR62), an object.
     pub(crate) schema: Option<ValueId>,
+    /// Where the schema stands in the client's JSON.
+    pub(crate) schema_path: &'static str,
     /// `stop_sequences` (M82).
     pub(crate) stop_sequences: Vec<Cow<'a, str>>,
     /// `metadata.user_id`.
@@ -134,6 +136,11 @@ impl<'a> Request<'a> {
         let mut schema = String::new();
         self.json.value(self.schema?).write(&mut schema);
         Some(schema)
+    }
+
+    /// Where that schema stands in the client's JSON.
+    pub fn schema_path(&self) -> &'static str {
+        self.schema_path
     }
 
     /// Its stop sequences (M82): at most 16.

@@ -79,7 +79,7 @@ fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let (thinking, display) = thinking.map_or(Ok((Thinking::Absent, None)), thinking_mode)?;
     let effort = output_config.map_or(Ok(None), |config| output_effort(config, Path::top("output_config")))?;
     check_sampling(json.root())?;
-    let schema = output_schema(json.root(), output_config)?;
+    let (schema, schema_path) = output_schema(json.root(), output_config)?;
     let stop_sequences = stop_sequences.map_or(Ok(Vec::new()), read_stop_sequences)?;
     let stream = stream.map_or(Ok(false), |stream| boolean(stream, Path::top("stream")))?;
     let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
@@ -111,6 +111,7 @@ fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         max_tokens,
         effort,
         schema,
+        schema_path,
         stop_sequences,
         user_id,
         edits,
@@ -267,15 +268,16 @@ fn check_sampling(request: Value<'_, '_>) -> Result<()> {
     top_k.map_or(Ok(()), |top_k| integer_from(0, top_k, Path::top("top_k")).map(drop))
 }
 
-/// The schema of structured output (TR62); the older `output_format` counts where `output_config` has none.
-fn output_schema(body: Value<'_, '_>, config: Option<Value<'_, '_>>) -> Result<Option<ValueId>> {
+/// The schema of structured output (TR62) and where it stands; the older `output_format` counts where `output_config`
+/// has none.
+fn output_schema(body: Value<'_, '_>, config: Option<Value<'_, '_>>) -> Result<(Option<ValueId>, &'static str)> {
     let at = Path::top("output_config");
     let [older] = fields(body, ["output_format"]);
     let [format] = config.map_or([None], |config| fields(config, ["format"]));
-    let (format, at) = match (format, older) {
-        (Some(format), _) => (format, at.field("format")),
-        (None, Some(older)) => (older, Path::top("output_format")),
-        (None, None) => return Ok(None),
+    let (format, at, path) = match (format, older) {
+        (Some(format), _) => (format, at.field("format"), "output_config.format.schema"),
+        (None, Some(older)) => (older, Path::top("output_format"), "output_format.schema"),
+        (None, None) => return Ok((None, "")),
     };
     let [kind, schema] = fields(object(format, at)?, ["type", "schema"]);
     let kind_at = at.field("type");
@@ -289,7 +291,7 @@ fn output_schema(body: Value<'_, '_>, config: Option<Value<'_, '_>>) -> Result<O
     if compact.len() > MAX_SCHEMA {
         return Err(at.error(format!("at most {MAX_SCHEMA} bytes")));
     }
-    Ok(Some(schema.id()))
+    Ok((Some(schema.id()), path))
 }
 
 fn between_0_and_1(value: Option<Value<'_, '_>>, at: Path<'_>) -> Result<()> {
