@@ -95,6 +95,22 @@ async fn a_wrong_answer_is_asked_for_once_more_a178_ts37() {
     }
 }
 
+/// The complaint is ours: what holds until the user's next message still holds.
+#[tokio::test]
+async fn the_instructions_of_the_turn_hold_for_the_second_reply_too_ts37_m70() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    says(&world, json!([{ "text": "No." }, { "text": TITLE }]));
+    let passing = json!({ "role": "system", "content": "In French.", "clear_at": "next_user_message" });
+    let messages = json!([{ "role": "user", "content": "q" }, passing]);
+    let answer = world.messages(&asked("", json!({ "messages": messages }))).await;
+    assert_eq!(texts(&answer, false), [TITLE], "{}", answer.text);
+    let stats = world.simulated.control().stats_with_bodies();
+    let bodies = stats["last"].as_array().unwrap().iter().filter_map(|call| call["body"].as_str());
+    let chats: Vec<_> = bodies.filter(|body| body.contains("conversationState")).collect();
+    assert_eq!(chats.len(), 2);
+    assert!(chats.iter().all(|body| body.contains("q\\nIn French.")), "{chats:?}");
+}
+
 #[tokio::test]
 async fn an_answer_that_stays_wrong_is_an_error_a179_ts37() {
     for stream in [false, true] {

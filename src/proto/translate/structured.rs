@@ -82,7 +82,8 @@ impl Rejected {
         out.extend_from_slice(b"{\"type\":\"text\",\"text\":\"");
         json::escape(reply, &mut out);
         out.extend_from_slice(b"\"}");
-        out.extend_from_slice(b"]},{\"role\":\"user\",\"content\":\"");
+        // Not the user's: what lasts until the user's next message stays (M70), and upstream knows no difference (M35).
+        out.extend_from_slice(b"]},{\"role\":\"system\",\"content\":\"");
         json::escape(&format!("Your reply can't be used: {complaint}. Reply again."), &mut out);
         out.extend_from_slice(b"\"}");
         let behind = behind.strip_prefix(b",").unwrap_or(behind);
