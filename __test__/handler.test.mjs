@@ -2,6 +2,9 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { Agent, createServer, request as httpRequest } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
+import { connect } from 'node:net'
+import { connect as connectTls } from 'node:tls'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
@@ -9,10 +12,10 @@ import { leave } from './support/leaving.mjs'
 import { accounts, ask, collect, events, gateway, listening, meaning, redis, redisAccounts, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
 
 /** A node:http server around a gateway's handler. */
-async function serve(t, gate, { options, around } = {}) {
+async function serve(t, gate, { options, around, create = createServer } = {}) {
   const handle = gate.handler(options)
   const seen = { handled: 0, open: new Set() }
-  const program = createServer(async (req, res) => {
+  const program = create(async (req, res) => {
     seen.open.add(res)
     if (around !== undefined) around(req, res)
     await (around?.next === undefined ? handle(req, res) : handle(req, res, around.next(req, res)))
@@ -278,17 +281,17 @@ test('a body over the limit is answered with 413, not with a reset (case 25)', a
   assert.equal((await sim.stats()).requests['POST /generateAssistantResponse'], undefined)
 })
 
-/** A gateway whose memory for bodies is taken, until `release()` is called; and a body that has to wait. */
-async function full(t) {
+/** A gateway whose memory for bodies is taken, for two seconds or so; and a body that has to wait. */
+async function full(t, { head_ms = 2000, held = 1 << 20 } = {}) {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { maxRequestMemory: 1 << 20 })
-  const body = (scenario) => {
+  const body = (scenario, length = 1 << 20) => {
     const request = ask(scenario, { stream: true })
-    request.messages[0].content += 'x'.repeat(1 << 20)
+    request.messages[0].content += 'x'.repeat(length)
     return JSON.stringify(request)
   }
   const { url } = await serve(t, gate)
-  const holder = post(url, body({ text: 'held', head_ms: 2000 }))
+  const holder = post(url, body({ text: 'held', head_ms }, held))
   await until(async () => (await sim.chats()).length === 1, 'upstream to have the first request')
   return { gate, body, holder }
 }
@@ -305,6 +308,66 @@ test('a body that waits for memory waits with its client, and comes whole afterw
   const text = async (answer) => textOf(events(Buffer.from(await (await answer).arrayBuffer())))
   assert.equal(await text(holder), 'held')
   assert.deepEqual(await Promise.all(waiting.map(text)), Array.from(waiting, (_, n) => `waited ${n}`))
+})
+
+/** Windows doesn't say it of a socket that nobody reads. */
+const told = { skip: process.platform === 'win32' }
+
+test('a client that leaves while its body waits for memory gives up its place at once (M90, N17)', told, async (t) => {
+  const { gate, body, holder } = await full(t, { head_ms: 60_000, held: 600_000 })
+  holder.catch(() => {})
+  const secret = { psk: Buffer.from('00112233445566778899aabbccddeeff', 'hex'), identity: 'test' }
+  const tls = { ciphers: 'PSK', maxVersion: 'TLSv1.2', minVersion: 'TLSv1.2' }
+  const [plain, other] = [await serve(t, gate), await serve(t, gate)]
+  const secured = await serve(t, gate, { create: (on) => createTlsServer({ ...tls, pskCallback: () => secret.psk }, on) })
+  const open = ({ port }) => connect(port, '127.0.0.1')
+  const openTls = ({ port }) => connectTls({ ...tls, port, pskCallback: () => secret, checkServerIdentity: () => undefined })
+  const length = 400_000
+  for (const [what, server, connected, goes] of [
+    ['its end', plain, open, (socket) => socket.destroy()],
+    ['a reset', plain, open, (socket) => socket.resetAndDestroy()],
+    ['its end under TLS', secured, openTls, (socket) => socket.destroy()],
+  ]) {
+    const { seen } = server
+    const { handled } = seen
+    const client = connected(server)
+    client.on('error', () => {})
+    // A client that is there is asked nothing.
+    client.on('data', (bytes) => assert.fail(`${what}: ${bytes}`))
+    client.write(`POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${length}\r\n\r\n`)
+    const req = await until(() => [...seen.open][handled]?.req)
+    // Until nobody reads. With more than the sockets hold its system would keep its end for itself.
+    for (let read = -1, sent = 0; read < req.socket.bytesRead || !req.isPaused(); await sleep(50)) {
+      assert.ok((sent += 16_384) < length, `${what}: its body doesn't wait`)
+      read = req.socket.bytesRead
+      client.write('x'.repeat(16_384))
+    }
+    await sleep(500)
+    // It fits, and stands behind.
+    const behind = post(other.url, JSON.stringify(ask({ text: 'small' })))
+    await sleep(100)
+    assert.equal(gate.accounts()[0].inFlight, 1, what)
+    const left = performance.now()
+    goes(client)
+    assert.equal((await behind).status, 200, what)
+    await until(() => seen.handled > handled, what)
+    assert.ok(performance.now() - left < 1500, `${what}: noticed after ${performance.now() - left} ms`)
+    assert.ok(req.socket.bytesRead < length / 1.5, `${what}: ${req.socket.bytesRead} bytes were read`)
+    for (const ours of ['data', 'end', 'aborted']) assert.equal(req.listenerCount(ours), 0, `${what}: ${ours}`)
+  }
+})
+
+test('a client that closes its half while its body waits for memory gets its answer (M90, N17)', async (t) => {
+  const { gate, body, holder } = await full(t)
+  // Node.js itself ends such a connection otherwise, as soon as it has read the request.
+  const { port, seen } = await serve(t, gate, { create: (on) => Object.assign(createServer(on), { httpAllowHalfOpen: true }) })
+  const waits = body({ text: 'waited' }, 240_000)
+  const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+  socket.end(`POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${waits.length}\r\n\r\n${waits}`)
+  await until(() => [...seen.open][0]?.req.isPaused(), 'its body to wait')
+  const answer = await collect(socket)
+  assert.equal(textOf(events(Buffer.from(await (await holder).arrayBuffer()))), 'held')
+  assert.match(String(answer), /HTTP\/1\.1 200 OK\r\n[^]*waited/)
 })
 
 test('a body that a parser has read is copied as far as there is room for it (M90, N16)', async (t) => {

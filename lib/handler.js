@@ -31,6 +31,9 @@ const LINGER_PAUSE_MS = 3000
 const LINGER_BYTES = 64 * 1024 * 1024
 const MAX_LINGERING = 512
 
+/** How often the system is asked whether a client is there whose body waits. As in the standalone server (src/server/socket.rs). */
+const LOOK_MS = 250
+
 /** A body that a parser has left is handed over in pieces of this size, which is what Node.js reads at once. */
 const PIECE = 64 * 1024
 let lingering = 0
@@ -95,10 +98,14 @@ class Exchange {
   #over = false
   /** What a parser has left and isn't handed over yet; null: the request is read here. */
   #left = null
+  /** While the rest of the request waits with its client. */
+  #looks = null
   #onData = (chunk) => {
     const bytes = typeof chunk === 'string' ? Buffer.from(chunk, this.#req.readableEncoding) : chunk
+    if (this.#feed(bytes)) return
     // The rest waits with the client, until `MORE` (N16).
-    if (!this.#feed(bytes)) this.#req.pause()
+    this.#req.pause()
+    this.#watch()
   }
   #onEnd = () => this.#fed()
   #onAborted = () => this.#sink.closed()
@@ -184,6 +191,7 @@ class Exchange {
     } else if (kind === NOTICE) {
       this.#terms.hear(JSON.parse(bytes))
     } else if (kind === MORE) {
+      clearInterval(this.#looks)
       if (this.#left === null) this.#req.resume()
       else this.#pour()
     } else {
@@ -198,6 +206,27 @@ class Exchange {
   #feed(bytes) {
     this.#terms.fed?.(bytes)
     return bell.feed(this.id, bytes)
+  }
+
+  /**
+   * Node.js sees no end of a connection that it doesn't read, so the system is asked whether the client is there (N17).
+   * One that has only ended its half is: `100 Continue`, which every client must skip, comes back as a reset from one that
+   * left.
+   */
+  #watch() {
+    const req = this.#req
+    const res = this.#res
+    if (req.httpVersion !== '1.1') return
+    let probed = false
+    const look = () => {
+      const presence = bell.presence(req.socket._handle?.fd ?? -1)
+      if (presence === 'gone') req.socket.destroy()
+      if (presence !== 'ended' || probed || res.headersSent) return
+      probed = true
+      res.writeContinue()
+    }
+    clearInterval(this.#looks)
+    this.#looks = setInterval(look, LOOK_MS).unref()
   }
 
   /** Hands over what a parser has left, as far as it is wanted. */
@@ -271,6 +300,7 @@ class Exchange {
   }
 
   #finish() {
+    clearInterval(this.#looks)
     this.#req.removeListener('data', this.#onData)
     this.#req.removeListener('end', this.#onEnd)
     this.#req.removeListener('aborted', this.#onAborted)

@@ -92,6 +92,12 @@ impl Bell {
         outlet::unsent(descriptor).map_or(-1, i64::from)
     }
 
+    /// `there`, `ended` (its half) or `gone`: the client on a socket's descriptor that isn't read.
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn presence(&self, descriptor: i32) -> &'static str {
+        outlet::presence(descriptor)
+    }
+
     /// The next bytes of a call's request. False: no more until it asks for them (`MORE` in lib/bell.js).
     #[napi(catch_unwind, skip_typescript)]
     pub fn feed(&self, call: u32, bytes: BufferSlice) -> bool {

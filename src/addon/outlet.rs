@@ -13,6 +13,8 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -20,6 +22,11 @@ use crate::server::{self, ClientSocket};
 
 /// A buffer that grew beyond this is given back: streams are many.
 const KEPT: usize = 8 * 1024;
+/// How the system says that the other side has ended, while bytes still wait in front of that.
+#[cfg(target_os = "linux")]
+const END: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const END: PollFlags = PollFlags::HUP;
 
 /// Where a streamed answer's bytes go.
 pub(crate) struct Outlet {
@@ -52,13 +59,28 @@ impl Outlet {
 
 /// Bytes that the system has yet to send on a descriptor of node:http; none when it doesn't say.
 pub(crate) fn unsent(descriptor: RawFd) -> Option<u32> {
-    if descriptor < 0 {
-        return None;
+    server::unsent(&borrow(descriptor)?)
+}
+
+/// What the system knows of the client on a descriptor of node:http of which nobody reads: it is `there`, has `ended`
+/// its half, or is `gone`. A client that left has ended its half, too: only what is sent to it tells the two apart (M10).
+pub(crate) fn presence(descriptor: RawFd) -> &'static str {
+    let Some(theirs) = borrow(descriptor) else { return "there" };
+    let socket = SockRef::from(&theirs);
+    // `peer_addr` fails when a write has seen the reset.
+    if !matches!(socket.take_error(), Ok(None)) || socket.peer_addr().is_err() {
+        return "gone";
     }
-    // SAFETY: as in `Outlet::new`; it isn't kept.
+    let mut polled = [PollFd::new(&theirs, PollFlags::IN | END)];
+    let asked = poll(&mut polled, Some(&Timespec::default()));
+    if asked.is_ok() && polled.iter().any(|socket| socket.revents().contains(END)) { "ended" } else { "there" }
+}
+
+/// Not to be kept.
+fn borrow<'a>(descriptor: RawFd) -> Option<BorrowedFd<'a>> {
+    // SAFETY: as in `Outlet::new`, for the length of the call.
     #[expect(unsafe_code, reason = "as in `Outlet::new`")]
-    let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    server::unsent(&theirs)
+    (descriptor >= 0).then(|| unsafe { BorrowedFd::borrow_raw(descriptor) })
 }
 
 /// Writes to an [`Outlet`].
@@ -170,6 +192,29 @@ mod tests {
         let error = writer.write(Bytes::from(vec![7; 64_000_000])).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let _client = reading.join().unwrap();
+    }
+
+    #[test]
+    fn a_client_of_whom_nobody_reads_is_there_or_has_ended_or_is_gone_m90_n17() {
+        let becomes = |server: &net::TcpStream, wanted| {
+            let mut looks = (0..1000).map(|_| {
+                std::thread::sleep(Duration::from_millis(5));
+                presence(server.as_raw_fd())
+            });
+            assert!(looks.any(|is| is == wanted), "{wanted}");
+        };
+        let (mut server, mut client) = connection();
+        client.write_all(b"unread").unwrap();
+        assert_eq!(presence(server.as_raw_fd()), "there");
+        client.shutdown(net::Shutdown::Write).unwrap();
+        becomes(&server, "ended");
+        server.write_all(b"probe").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(presence(server.as_raw_fd()), "ended", "it takes the probe");
+        drop(client);
+        becomes(&server, "gone");
+        assert_eq!(presence(server.as_raw_fd()), "gone", "the error is told once");
+        assert_eq!(presence(-1), "there");
     }
 
     #[test]

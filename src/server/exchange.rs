@@ -29,7 +29,7 @@ pub(super) struct Current {
     rest: Mutex<Option<Incoming>>,
     /// A request has come and its answer hasn't ended.
     answering: AtomicBool,
-    /// Its body is being read.
+    /// The next bytes of its body are asked for. Not so before the first, nor while those that came wait for room.
     reading: AtomicBool,
     /// All of the request has come.
     received: AtomicBool,
@@ -75,7 +75,7 @@ impl Current {
         is(&self.answering) && is(&self.received) && is(&self.modern)
     }
 
-    /// A request has come whose body waits to be read.
+    /// A request has come whose body, or the rest of it, waits to be read.
     pub(super) fn is_waiting(&self) -> bool {
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         is(&self.answering) && is(&self.modern) && !is(&self.received) && !is(&self.reading) && !is(&self.begun)
@@ -92,6 +92,7 @@ impl Current {
     /// answer.
     pub(super) async fn read_rest(&self, headers: Rest) -> bool {
         let Some(mut body) = lock(&self.rest).take() else { return true };
+        self.reading.store(true, Ordering::Relaxed);
         // A client that waits for `100 Continue` must not get it.
         let is_welcome = !headers.expects && body.size_hint().lower() <= SMALL as u64;
         let whole = async {
@@ -140,12 +141,12 @@ impl http_body::Body for Upload {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        self.current.reading.store(true, Ordering::Relaxed);
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *body).poll_frame(cx);
         if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
             self.current.received.store(true, Ordering::Relaxed);
         }
+        self.current.reading.store(polled.is_pending(), Ordering::Relaxed);
         polled
     }
 

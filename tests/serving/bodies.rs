@@ -258,6 +258,54 @@ fn a_client_that_leaves_while_it_waits_for_room_frees_its_place_at_once_m10_m90(
     until(&mut behind, "message_stop");
 }
 
+/// A body without `content-length` that waits for more stands in front of all others, and holds what it has.
+#[test]
+fn a_client_that_leaves_while_its_body_waits_to_grow_frees_its_share_at_once_m10_m90() {
+    let server =
+        Server::start(&["--port", "0"], &[("KIRO_MAX_REQUEST_MEMORY", "400KiB"), ("KIRO_BODY_TIMEOUT", "60s")]);
+    server.is_ready();
+    let request = |scenario: &Value, length: usize| {
+        let mut body = base();
+        body["stream"] = json!(true);
+        body["messages"] = json!([{ "role": "user", "content": format!("{}[[sim {scenario}]]", "x".repeat(length)) }]);
+        post(&body.to_string())
+    };
+    let small = request(&json!({ "text": "small" }), 1);
+    let waits = |count: f64| wait_for(&server, "kiro_request_memory_waits_total{result=\"waited\"}", |n| n == count);
+    let held = send(server.address, &request(&json!({ "first_ms": 60_000, "text": "first" }), 180_000));
+    // Translated: there is room for a body's first step, and not for its second.
+    wait_for(&server, "kiro_request_memory_bytes", |bytes| bytes > 0.0 && bytes < 250_000.0);
+    let grows = request(&json!({ "text": "grown" }), 90_000);
+    let (head, body) = grows.split_once("\r\n\r\n").unwrap();
+    let head = head.split("content-length").next().unwrap();
+    let begun = |body: &str| format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n", body.len());
+    let whole = begun(body) + "0\r\n\r\n";
+    // The second has sent what can't be held, and nothing of it is left in the socket.
+    for (left, sent) in [&whole, &begun(&body[..70_000])].into_iter().enumerate() {
+        let leaves = send(server.address, sent);
+        waits(2.0 * left as f64 + 1.0);
+        let mut behind = send(server.address, &small);
+        waits(2.0 * left as f64 + 2.0);
+        drop(leaves);
+        let left = Instant::now();
+        until(&mut behind, "message_stop");
+        assert!(left.elapsed() < Duration::from_secs(5), "{:?}", left.elapsed());
+    }
+    // One that only has nothing more to say stays in front.
+    let mut stays = send(server.address, &whole);
+    waits(5.0);
+    stays.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut behind = send(server.address, &small);
+    waits(6.0);
+    behind.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(behind.read(&mut [0]).is_err(), "it overtook");
+    held.shutdown(std::net::Shutdown::Both).unwrap();
+    drop(held);
+    behind.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    until(&mut stays, "grown");
+    until(&mut behind, "message_stop");
+}
+
 /// Each holds 128 KiB of 300 and needs all there is: one is refused, so that the other can go on.
 #[test]
 fn chunked_bodies_that_both_grow_do_not_wait_for_each_other_m90() {
