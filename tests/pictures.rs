@@ -158,15 +158,21 @@ async fn a_picture_that_stays_too_large_is_named_now_and_left_out_of_history_tr6
     newest.is_error("newest", 400, "invalid_request_error", figures);
     assert!(newest.text.contains(" characters: upstream refuses it, smaller too"), "{}", newest.text);
     assert_eq!(world.upstream_calls(), 2);
+    let broken = block("image/jpeg", &format!("/9j/4AAQ{}", "A".repeat(400_000)));
+    let broken = world.messages(&content(json!([broken]))).await;
+    let figures =
+        "messages.0.content.0.source.data: a picture that can't be read in 400008 characters: upstream refuses it";
+    broken.is_error("broken", 400, "invalid_request_error", figures);
+    assert_eq!(world.upstream_calls(), 3);
     // Later in the session: as it is, smaller, and without it.
     let reply = world.messages(&earlier(noise(1_600, 8))).await;
     assert_eq!(ignored(&reply), "messages.0.content.0.source.data:omitted");
     assert_eq!(world.seen().1[0], "look\n[1 earlier image omitted]");
-    assert_eq!(world.upstream_calls(), 5);
+    assert_eq!(world.upstream_calls(), 6);
     // One that isn't large: upstream's own words, after one call.
     let small = world.messages(&content(json!([noise(40, 40)]))).await;
     small.is_error("small", 400, "invalid_request_error", "The image is too large.");
-    assert_eq!(world.upstream_calls(), 6);
+    assert_eq!(world.upstream_calls(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,9 +15,9 @@ pub struct Pictures(pub BTreeMap<String, LargePicture>);
 pub struct LargePicture {
     /// It stands in the newest user message.
     pub is_newest: bool,
-    /// Pixels.
+    /// Pixels; 0 where it can't be read.
     pub width: u32,
-    /// Pixels.
+    /// Pixels; 0 where it can't be read.
     pub height: u32,
     /// Characters of base64.
     pub chars: usize,
@@ -112,10 +112,14 @@ impl Pictures {
         let newest = self.0.iter().filter(|(_, large)| large.is_newest);
         let (path, LargePicture { width, height, chars, fitted, .. }) = newest.max_by_key(|(_, large)| large.chars)?;
         let also = if fitted.is_some() { "upstream refuses it, smaller too" } else { "upstream refuses it" };
+        let size = match (width, height) {
+            (0, _) | (_, 0) => "a picture that can't be read".to_owned(),
+            _ => format!("{width} x {height} pixels"),
+        };
         Some(RequestError {
             kind: ErrorType::InvalidRequest,
             path: path.clone(),
-            sentence: format!("{width} x {height} pixels in {chars} characters: {also}"),
+            sentence: format!("{size} in {chars} characters: {also}"),
             cause: None,
         })
     }
