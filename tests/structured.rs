@@ -213,6 +213,25 @@ async fn the_output_limit_ends_the_json_as_it_is_ts37() {
     assert_eq!(answer.json()["stop_reason"], "max_tokens");
 }
 
+/// A text that is too long to be the JSON isn't cut where it goes out as it is.
+#[tokio::test]
+async fn no_text_is_too_long_to_go_out_as_it_is_ts37() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    let long = "word ".repeat(300_000);
+    let tools = json!([{ "name": "f", "input_schema": {} }]);
+    let call = json!({ "tool": { "name": "f", "id": "t1", "input": { "a": 1 } } });
+    for (place, ends) in [json!({ "usage": { "stop_reason": "MAX_TOKENS" } }), call].into_iter().enumerate() {
+        says(&world, json!([{ "steps": [{ "text": long, "pieces": 50 }, ends] }]));
+        let changes = json!({ "tools": tools, "model": "claude-opus-5-5", "max_tokens": 128_000 });
+        let answer = world.messages(&asked(&format!("{place}"), changes)).await;
+        let said = texts(&answer, false);
+        assert_eq!((said.len(), said[0].len(), said[0] == long), (1, long.len(), true));
+    }
+    says(&world, json!([{ "text": format!("{TITLE}{}", " ".repeat(1 << 20)), "pieces": 50 }, { "text": TITLE }]));
+    assert_eq!(texts(&world.messages(&asked("both", json!({ "max_tokens": 128_000 }))).await, false), [TITLE]);
+    assert!(prompts(&world).last().unwrap().starts_with("Your reply can't be used: it is too long. Reply again."));
+}
+
 #[tokio::test]
 async fn formats_that_cant_be_kept_are_refused_a181_tr62_m65() {
     let world = World::with_tokens(&["s1"], &[]).await;

@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use crate::proto::json;
 
-/// The most text of a reply that is held until its JSON is known to be right, in bytes (TS37).
-pub const MAX_HELD: usize = 1 << 20;
+/// The longest reply that JSON is looked for in, in bytes (TS37). It is what the next request holds of a longer one.
+pub const MAX_JSON: usize = 1 << 20;
 /// Brackets that the first object or array is looked for at.
 const MOST_BRACKETS: usize = 16;
 /// The most that is said of what is wrong, in characters.

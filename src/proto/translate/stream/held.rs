@@ -2,13 +2,12 @@
 
 use super::{Response, State, Step, put_block};
 use crate::proto::messages::event::{Sink, StopReason};
-use crate::proto::translate::structured::{MAX_HELD, Rejected};
+use crate::proto::translate::structured::{MAX_JSON, Rejected};
 
 impl Response {
-    /// Text that waits. What is over [`MAX_HELD`] is dropped: such a reply fails.
+    /// Text that waits, all of it: it may have to go out as it is. Its bound is that of all answers (TS25).
     pub(super) fn hold(&mut self, text: &str) {
-        let Some(held) = &mut self.held else { return };
-        if held.len() <= MAX_HELD {
+        if let Some(held) = &mut self.held {
             held.push_str(text);
         }
     }
@@ -21,7 +20,7 @@ impl Response {
             self.put_held(&held, sink);
             return None;
         }
-        let found = match held.len() > MAX_HELD {
+        let found = match held.len() > MAX_JSON {
             true => Err("it is too long".to_owned()),
             false => check.find(&held),
         };
@@ -36,7 +35,7 @@ impl Response {
             }
             Err(complaint) => {
                 let mut reply = held;
-                reply.truncate(reply.floor_char_boundary(MAX_HELD));
+                reply.truncate(reply.floor_char_boundary(MAX_JSON));
                 self.rounds.rejected = Some(Rejected { reply, complaint, at: None });
                 let counted = self.rounds.counted;
                 let step = self.begin_round();
