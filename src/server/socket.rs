@@ -20,7 +20,7 @@ const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The first and the longest pause between two checks whether a client that closed its half is still there.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(10);
-/// The longest while it waits for its request to be read.
+/// The longest while nobody reads what it sends.
 const WAITING_LOOK: Duration = Duration::from_millis(250);
 /// Most bytes of one read. hyper's buffer stays with the connection, and grows to 128 KiB when reads fill what hyper
 /// wants to read, which is a power of two.
@@ -147,7 +147,8 @@ impl AsyncWrite for ClientSocket {
 /// stream, `100 Continue` before the head of an answer. HTTP/1.0 has neither, and TLS has no half-close: there it is
 /// the end.
 ///
-/// While a request waits to be read (M90), nobody reads the socket, so the end is asked for.
+/// Nobody reads the socket while a request waits to be read (M90), nor while hyper has bytes that came behind the
+/// request that it answers (an empty line, the next request). Then the end is asked for.
 pub(super) struct Halves<'a> {
     socket: &'a mut ClientSocket,
     current: &'a Arc<Current>,
@@ -157,17 +158,24 @@ pub(super) struct Halves<'a> {
     probed: bool,
     /// hyper has more to write than the system took.
     unwritten: bool,
+    /// hyper has asked for input since it flushed last, as it does each time that it wants any.
+    read: bool,
     look: Option<(Pin<Box<Sleep>>, Duration)>,
 }
 
 impl<'a> Halves<'a> {
     pub(super) fn new(socket: &'a mut ClientSocket, current: &'a Arc<Current>) -> Self {
-        Self { socket, current, closed: false, probed: false, unwritten: false, look: None }
+        Self { socket, current, closed: false, probed: false, unwritten: false, read: false, look: None }
     }
 
     /// Whether the end must be kept from hyper, which would end the connection and the answer with it.
     fn must_go_on(&self) -> bool {
         self.unwritten || self.current.is_answering()
+    }
+
+    /// Nobody reads the socket, and somebody waits for an answer.
+    fn is_unread(&self) -> bool {
+        self.current.is_waiting() || (!self.read && self.current.is_answering())
     }
 
     /// Sends something: a dead client's system answers with a reset.
@@ -222,6 +230,7 @@ impl<'a> Halves<'a> {
 
 impl AsyncRead for Halves<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.read = true;
         if !self.closed {
             let before = buf.filled().len();
             ready!(Pin::new(&mut *self.socket).poll_read(cx, buf))?;
@@ -267,9 +276,9 @@ impl AsyncWrite for Halves<'_> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.current.is_waiting()
-            && let Poll::Ready(gone) = self.poll_gone(cx)
-        {
+        let is_unread = self.is_unread();
+        self.read = false;
+        if is_unread && let Poll::Ready(gone) = self.poll_gone(cx) {
             return Poll::Ready(gone);
         }
         Pin::new(&mut *self.socket).poll_flush(cx)
