@@ -404,7 +404,7 @@ async fn speak_tls(tls: &Tls, socket: ClientSocket, peer: Peer, state: &ServerSt
     match shaken {
         Ok(Ok(mut stream)) => {
             let current = Arc::default();
-            let sends_on = speak(&mut stream, peer, state, &current).await;
+            let sends_on = speak(Halves::new(&mut stream, &current), peer, state, &current).await;
             Some((stream.into_inner().0, sends_on))
         }
         Ok(Err(error)) => {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
 
 use super::exchange::Current;
 
@@ -139,18 +140,41 @@ impl AsyncWrite for ClientSocket {
     }
 }
 
-/// A connection without TLS, on which a client that has sent its request may close its half (`nc -N`): it gets its
-/// answer.
+/// What speaks with a client.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// Its client may close its half (`nc -N`), and gets its answer.
+    const HALVES: bool;
+
+    fn stream(&self) -> &TcpStream;
+}
+
+impl Wire for ClientSocket {
+    const HALVES: bool = true;
+
+    fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl Wire for TlsStream<ClientSocket> {
+    const HALVES: bool = false;
+
+    fn stream(&self) -> &TcpStream {
+        &self.get_ref().0.stream
+    }
+}
+
+/// A connection whose client may close its half, or be gone.
 ///
-/// A client that is gone looks the same, and its upstream call must end at once (M10). Only bytes sent to it tell the
+/// One that is gone looks the same, and its upstream call must end at once (M10). Only bytes sent to it tell the
 /// two apart: a dead client's system resets the connection. So after a half-close we send something: a `ping` within a
 /// stream, `100 Continue` before the head of an answer. HTTP/1.0 has neither, and TLS has no half-close: there it is
 /// the end.
 ///
 /// Nobody reads the socket while a request waits to be read (M90), nor while hyper has bytes that came behind the
 /// request that it answers (an empty line, the next request). Then the end is asked for.
-pub(super) struct Halves<'a> {
-    socket: &'a mut ClientSocket,
+pub(super) struct Halves<'a, W> {
+    socket: &'a mut W,
     current: &'a Arc<Current>,
     /// The other half is closed.
     closed: bool,
@@ -163,8 +187,8 @@ pub(super) struct Halves<'a> {
     look: Option<(Pin<Box<Sleep>>, Duration)>,
 }
 
-impl<'a> Halves<'a> {
-    pub(super) fn new(socket: &'a mut ClientSocket, current: &'a Arc<Current>) -> Self {
+impl<'a, W: Wire> Halves<'a, W> {
+    pub(super) fn new(socket: &'a mut W, current: &'a Arc<Current>) -> Self {
         Self { socket, current, closed: false, probed: false, unwritten: false, read: false, look: None }
     }
 
@@ -184,7 +208,7 @@ impl<'a> Halves<'a> {
             return Ok(());
         }
         // Nothing of an answer was sent, so the whole of it fits.
-        match self.socket.stream.try_write(INTERIM) {
+        match self.socket.stream().try_write(INTERIM) {
             Ok(count) if count == INTERIM.len() => Ok(()),
             Ok(_) => Err(io::ErrorKind::WriteZero.into()),
             Err(error) => Err(error),
@@ -196,15 +220,18 @@ impl<'a> Halves<'a> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if !self.probed && self.sees_end(cx) {
+                if !W::HALVES {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                }
                 self.probed = true;
                 self.look = None;
                 self.probe()?;
             }
-            if let Some(error) = self.socket.stream.take_error()? {
+            if let Some(error) = self.socket.stream().take_error()? {
                 return Poll::Ready(Err(error));
             }
             // Fails when the reset was seen by a write.
-            self.socket.stream.peer_addr()?;
+            self.socket.stream().peer_addr()?;
             let (look, pause) =
                 self.look.get_or_insert_with(|| (Box::pin(sleep_until(Instant::now() + FIRST_LOOK)), FIRST_LOOK));
             ready!(look.as_mut().poll(cx));
@@ -215,7 +242,7 @@ impl<'a> Halves<'a> {
 
     /// The client has closed its half, as the system says it with the bytes that wait before the end.
     fn sees_end(&self, cx: &mut Context<'_>) -> bool {
-        let ready = pin!(self.socket.stream.ready(Interest::READABLE));
+        let ready = pin!(self.socket.stream().ready(Interest::READABLE));
         matches!(ready.poll(cx), Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
@@ -228,9 +255,12 @@ impl<'a> Halves<'a> {
     }
 }
 
-impl AsyncRead for Halves<'_> {
+impl<W: Wire> AsyncRead for Halves<'_, W> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.read = true;
+        if !W::HALVES {
+            return Pin::new(&mut *self.socket).poll_read(cx, buf);
+        }
         if !self.closed {
             let before = buf.filled().len();
             ready!(Pin::new(&mut *self.socket).poll_read(cx, buf))?;
@@ -254,7 +284,7 @@ impl AsyncRead for Halves<'_> {
     }
 }
 
-impl AsyncWrite for Halves<'_> {
+impl<W: Wire> AsyncWrite for Halves<'_, W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut *self.socket).poll_write(cx, bytes);
         self.wrote(cx, bytes.len(), &written);

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use kiro_messages::simulator::Simulator;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -109,6 +111,57 @@ async fn a_handshake_that_does_not_come_is_not_waited_for() {
     // A handshake may take 10 s.
     let drained = tokio::time::timeout(std::time::Duration::from_secs(5), world.listening.drain());
     assert!(drained.await.is_ok(), "it was waited for");
+}
+
+/// Behind bytes that nobody reads: what follows a request, and a body that waits for memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_gone_is_noticed_under_tls_too_m10_m90() {
+    let certificate = Certificate::new();
+    let (cert, key) = (certificate.cert(), certificate.key());
+    let settings = [
+        ("KIRO_TLS_CERT", text(&cert)),
+        ("KIRO_TLS_KEY", text(&key)),
+        ("KIRO_MAX_REQUEST_MEMORY", "64KiB"),
+        ("KIRO_BODY_TIMEOUT", "60s"),
+    ];
+    let world = World::new(&settings).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(tls.with_root_certificates(roots).with_no_client_auth()));
+    let send = async |length: usize, more: &str| {
+        let stream = TcpStream::connect(world.listening.address()).await.unwrap();
+        let mut stream = tls.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+        let mut body = base();
+        let content = format!("{}[[sim {}]]", "x".repeat(length), json!({ "first_ms": 60_000, "text": "x" }));
+        body["messages"] = json!([{ "role": "user", "content": content }]);
+        let body = body.to_string();
+        let head = format!("host: a\r\nx-api-key: {KEY}\r\ncontent-length: {}", body.len());
+        stream.write_all(format!("POST /v1/messages HTTP/1.1\r\n{head}\r\n\r\n{body}{more}").as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        stream
+    };
+    let becomes = async |requests: usize, connections: usize, within: u64| {
+        let deadline = Instant::now() + Duration::from_millis(within);
+        while (world.gateway.in_flight(), world.listening.connections()) != (requests, connections) {
+            assert!(Instant::now() < deadline, "{} requests after {within} ms", world.gateway.in_flight());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let sent_more = send(10, "\r\n").await;
+    becomes(1, 1, 5000).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(sent_more);
+    becomes(0, 0, 1000).await;
+
+    let _held = send(40_000, "").await;
+    becomes(1, 1, 5000).await;
+    let waits = send(30_000, "").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    becomes(1, 2, 0).await;
+    drop(waits);
+    becomes(1, 1, 1000).await;
 }
 
 /// TLS in front of the simulator, which counts handshakes.
