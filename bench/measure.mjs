@@ -38,26 +38,44 @@ export async function open(load, subject, streams) {
 
 /**
  * Requests of 1 MB with 40 tools, all at once: CPU, memory while the bodies are held, while the answers stream, and ten
- * seconds after. `subject` should be fresh.
+ * seconds after. `subject` should be fresh. The same comes three times more, each above what was resident before it: of
+ * the first a part is the program's own, once (code, threads and their heaps).
  */
 export async function conversation(load, subject, scale) {
   const streams = Math.ceil(100 * scale)
+  const idle = subject.rss()
+  const first = await requests(load, subject, streams)
+  await new Promise((resolve) => setTimeout(resolve, 10_000))
+  const keptRss = subject.rss() - idle
+  const later = []
+  for (let round = 0; round < 3; round++) {
+    later.push(await requests(load, subject, streams))
+    await new Promise((resolve) => setTimeout(resolve, 5000))
+  }
+  const all = [first, ...later]
+  const failures = Object.assign({}, ...all.map(({ answer }) => answer.failures))
+  return {
+    failed: sum(all, ({ answer }) => answer.failed),
+    failures,
+    missing: sum(all, ({ answer }) => answer.expected - answer.deltas),
+    cpuMillis: (sum(all, ({ cpu }) => cpu) * 1e3) / (all.length * streams),
+    firstEventMs: { p50: median(all.map((load) => load.answer.first_event_ms.p50)), p99: median(all.map((load) => load.answer.first_event_ms.p99)) },
+    held: median(later.map((load) => load.held)),
+    heldFresh: first.held,
+    streamingRss: median(later.map((load) => load.streaming)),
+    streamingFresh: first.streaming,
+    keptRss,
+  }
+}
+
+/** So many of them at once. The streams last five seconds; what they hold is looked at in the third, when all has settled. */
+async function requests(load, subject, streams) {
   const before = subject.rss()
   let streaming
-  const { answer, cpu, peak } = await underLoad(load, subject, ['conversation', '--streams', String(streams), '--gap-ms', '500'], () => {
-    setTimeout(() => (streaming = subject.rss()), 1000)
+  const { answer, cpu, peak } = await underLoad(load, subject, ['conversation', '--streams', String(streams), '--gap-ms', '1000'], () => {
+    setTimeout(() => (streaming = (subject.rss() - before) / streams), 2500)
   })
-  await new Promise((resolve) => setTimeout(resolve, 10_000))
-  return {
-    failed: answer.failed,
-    failures: answer.failures,
-    missing: answer.expected - answer.deltas,
-    cpuMillis: (cpu * 1e3) / streams,
-    firstEventMs: answer.first_event_ms,
-    held: (peak - before) / (streams * MEGABYTE),
-    streamingRss: streaming === undefined ? null : (streaming - before) / streams,
-    keptRss: subject.rss() - before,
-  }
+  return { answer, cpu, held: (peak - before) / (streams * MEGABYTE), streaming }
 }
 
 /** How late the events of 100 slow streams come while 50 requests of 1 MB a second do. */
@@ -132,6 +150,10 @@ async function underLoad(load, subject, args, onOpen = () => {}) {
   const cpu = subject.cpu() - cpuBefore
   if (out === '') throw new Error(`the load generator said: ${said}`)
   return { answer: JSON.parse(out), cpu, peak }
+}
+
+function sum(items, of) {
+  return items.reduce((total, item) => total + of(item), 0)
 }
 
 export function median(numbers) {

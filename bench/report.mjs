@@ -54,8 +54,10 @@ export function judge(cases, subject) {
     row('1 MB, 100 at once: p99 first event', '–', beside((f) => f.firstEventMs.p99, ms))
     const held = of(subject, (f) => f.held)
     row('1 MB, 100 at once: memory held', '≤ 1.25 × the bodies', beside((f) => f.held, x), held <= 1.25)
+    row('… by a server that has served nothing before', '–', beside((f) => f.heldFresh, x))
     const streaming = of(subject, (f) => f.streamingRss)
     row('… a stream, after the commit', '≤ 60 KiB', beside((f) => f.streamingRss, kib), streaming !== null && streaming <= 60 * 1024)
+    row('… of a server that has served nothing before', '–', beside((f) => f.streamingFresh, kib))
     const kept = of(subject, (f) => f.keptRss)
     row('… ten seconds after', '≤ before + 25 MB', beside((f) => f.keptRss, mib), kept <= 25e6)
   }

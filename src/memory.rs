@@ -20,9 +20,11 @@ const QUIET: Duration = Duration::from_millis(500);
 /// So long at the most is waited for it.
 const AT_LATEST: Duration = Duration::from_secs(30);
 /// A thread for blocking work ends after so long without any.
-pub const THREADS_END: Duration = Duration::from_secs(2);
-/// What those threads had is given back once they have ended.
-const AGAIN: Duration = Duration::from_secs(3);
+pub const THREADS_END: Duration = Duration::from_millis(500);
+/// How often memory is asked for then, and after how long again: the threads that end meanwhile leave theirs to others, and
+/// one that is busy isn't asked.
+const TIMES: usize = 3;
+const AGAIN: Duration = Duration::from_millis(600);
 
 /// Bytes freed since memory was given back.
 static FREED: AtomicUsize = AtomicUsize::new(0);
@@ -71,8 +73,10 @@ pub(crate) async fn give_back_when_quiet() {
         // A moment that isn't quiet must do, too.
         tokio::time::timeout(AT_LATEST, quiet).await.unwrap_or_default();
         FREED.store(0, Ordering::Relaxed);
-        give_back().await;
-        tokio::time::sleep(AGAIN).await;
+        for _ in 1..TIMES {
+            give_back().await;
+            tokio::time::sleep(AGAIN).await;
+        }
         give_back().await;
     }
 }
