@@ -153,7 +153,8 @@ pub(super) fn escape_with(text: &str, mut put: impl FnMut(&str)) {
     }
 }
 
-/// A valid JSON text in which every escape of an unpaired surrogate half is `\ufffd`, so that every reader accepts it.
+/// A JSON text in which every escape of an unpaired surrogate half is `\ufffd`, so that every reader accepts it. Any other
+/// text is taken too, and stays what it is: no JSON.
 pub fn without_lone_halves(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut out = String::new();
@@ -162,6 +163,7 @@ pub fn without_lone_halves(json: &str) -> Cow<'_, str> {
         at += found;
         at += match whole_escape(&bytes[at..]) {
             Some(length) => length,
+            None if !bytes[at..].starts_with(b"\\u") || hex_unit(&bytes[at..]).is_none() => 1,
             None => {
                 out.push_str(&json[from..at]);
                 out.push_str("\\ufffd");

@@ -126,6 +126,8 @@ fn first_value(reply: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Right is any object with a string `title`.
@@ -159,6 +161,9 @@ mod tests {
             ("No.", "it holds no JSON value"),
             (r#"{"title":"A"#, "it holds no JSON value"),
             (r#"{"name":"A"}"#, "no title"),
+            // No escape of JSON's: the client's parser wouldn't take it.
+            (r#"{"title":"C:\programs"}"#, "it holds no JSON value"),
+            (r#"{"title":"\u12"}"#, "it holds no JSON value"),
             ("```\n{\"title\":1}\n```", "no title"),
             ("[[[[", "it holds no JSON value"),
         ] {
@@ -166,6 +171,30 @@ mod tests {
         }
         let long = "[".repeat(1 << 20);
         assert!(check().find(&long).is_err());
+    }
+
+    /// A reply may be anything: backslashes in front of characters of several bytes, for example.
+    #[test]
+    fn a_reply_that_is_no_json_breaks_nothing_ts37() {
+        for reply in ["\\in 中文 \\in", "C:\\é: \\é", "\\u12 中 \\ud83d", "\\", "```\n\\中\\中\n```"] {
+            assert_eq!(check().find(reply), Err("it holds no JSON value".to_owned()), "{reply}");
+            let found = check().find(&format!(r#"{reply} {{"title":"\ud83d"}}"#)).map(str::to_owned);
+            assert!(found.is_ok_and(|found| found.ends_with(r#"{"title":"\ud83d"}"#)), "{reply}");
+        }
+    }
+
+    const PIECES: &[&str] =
+        &["\\", "\\", "\\ud83d", "\\u", "a", "é", "中", "😀", "\"", "{", "}", "[", "`", "```", "\n", "{\"title\":1}"];
+
+    proptest! {
+        #[test]
+        fn any_reply_is_judged_ts37(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..20)) {
+            let reply = pieces.concat();
+            if let Ok(found) = check().find(&reply) {
+                let found: Result<&RawValue, _> = serde_json::from_str(found);
+                prop_assert!(found.is_ok(), "{}", reply);
+            }
+        }
     }
 
     #[test]
