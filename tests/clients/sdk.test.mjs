@@ -339,6 +339,30 @@ for (const mode of ['stream', 'create']) {
     )
   })
 
+  test(`a thought whose text is omitted has its signature alone, ${mode} (A110)`, async (t) => {
+    const house = await serve(t)
+    const client = house.client()
+    const send = (request) =>
+      mode === 'stream' ? client.messages.stream(request).finalMessage() : client.messages.create(request)
+    await house.script({ signature: 'c2lnbmF0dXJl', signature_pieces: 3, text: 'Done.' }, { text: 'Fine.' })
+    const more = { model: 'claude-opus-5', thinking: { type: 'adaptive', display: 'omitted' } }
+    const first = await send(ask('Think.', more))
+    assert.deepEqual(first.content, [
+      { type: 'thinking', thinking: '', signature: 'c2lnbmF0dXJl' },
+      { type: 'text', text: 'Done.' },
+    ])
+    const messages = [
+      { role: 'user', content: 'Think.' },
+      { role: 'assistant', content: first.content },
+      { role: 'user', content: 'And?' },
+    ]
+    await send(ask(messages, more))
+    const [asked, again] = await house.upstream()
+    for (const { additionalModelRequestFields: fields } of [asked, again]) {
+      assert.deepEqual(fields.thinking, { type: 'adaptive', display: 'omitted' })
+    }
+  })
+
   test(`redacted thinking comes back in the next turn, ${mode}`, async (t) => {
     const house = await serve(t)
     const client = house.client()

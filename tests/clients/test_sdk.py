@@ -263,6 +263,20 @@ def test_a_message_thread_is_refused_by_its_code(serve):
 
 
 @MODES
+def test_a_thought_whose_text_is_omitted_has_its_signature_alone_a110(serve, mode):
+    house = serve()
+    house.script({"signature": "c2lnbmF0dXJl", "signature_pieces": 3, "text": "Done."})
+    more = {"model": "claude-opus-5", "thinking": {"type": "adaptive", "display": "omitted"}}
+    message = send(house.client(), mode, ask("Think.", **more))
+    assert blocks(message) == [
+        {"type": "thinking", "thinking": "", "signature": "c2lnbmF0dXJl"},
+        {"type": "text", "text": "Done."},
+    ]
+    fields = house.requests()[0]["additionalModelRequestFields"]
+    assert fields["thinking"] == {"type": "adaptive", "display": "omitted"}
+
+
+@MODES
 def test_thinking_with_signature_comes_back(serve, mode):
     house = serve()
     signature = "EqoBCkgIARAB" + "x" * 300 + "=="
