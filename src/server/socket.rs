@@ -23,9 +23,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(10);
 /// The longest while nobody reads what it sends.
 const WAITING_LOOK: Duration = Duration::from_millis(250);
-/// Most bytes of one read. hyper's buffer stays with the connection, and grows to 128 KiB when reads fill what hyper
-/// wants to read, which is a power of two.
-const READ: u64 = 16 * 1024 - 1;
+/// Most bytes of one read. hyper's buffer of 8 KiB stays with the connection, and grows to 128 KiB when reads fill what
+/// hyper wants to read, which is a power of two.
+const READ: u64 = 8 * 1024 - 1;
 /// Bytes that are read and discarded at a time.
 const DISCARDED: usize = 16 * 1024;
 
