@@ -85,7 +85,7 @@ async fn only_heads_that_cannot_be_read_get_a_bare_status_m5() {
         ("a header name with a space", "GET /health HTTP/1.1\r\nx a: b\r\n\r\n".to_owned(), 400),
         ("a length that is none", "GET /health HTTP/1.1\r\ncontent-length: x\r\n\r\n".to_owned(), 400),
         ("too many headers", format!("GET /health HTTP/1.1\r\n{many}\r\n"), 431),
-        ("a path that is too long", format!("GET /{} HTTP/1.1\r\n\r\n", "y".repeat(65_534)), 414),
+        ("a head of more than 64 KiB", format!("GET /{} HTTP/1.1\r\n\r\n", "y".repeat(65_534)), 431),
     ];
     for (what, text, status) in bare {
         let got = send(&text).await;
