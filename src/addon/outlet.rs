@@ -66,9 +66,7 @@ pub(crate) fn unsent(descriptor: RawFd) -> Option<u32> {
 /// its half, or is `gone`. A client that left has ended its half, too: only what is sent to it tells the two apart (M10).
 pub(crate) fn presence(descriptor: RawFd) -> &'static str {
     let Some(theirs) = borrow(descriptor) else { return "there" };
-    let socket = SockRef::from(&theirs);
-    // `peer_addr` fails when a write has seen the reset.
-    if !matches!(socket.take_error(), Ok(None)) || socket.peer_addr().is_err() {
+    if server::connected(&SockRef::from(&theirs)).is_err() {
         return "gone";
     }
     let mut polled = [PollFd::new(&theirs, PollFlags::IN | END)];

@@ -36,7 +36,7 @@ pub use listen::{Listening, bind, listen, serve};
 pub(crate) use query::query_value;
 use route::Route;
 #[cfg(feature = "addon")]
-pub(crate) use socket::{ClientSocket, unsent};
+pub(crate) use socket::{ClientSocket, connected, unsent};
 pub use tls::Tls;
 
 use crate::error::{Code, Error};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -89,6 +90,18 @@ impl ClientSocket {
             timer.as_mut().reset(due);
         }
     }
+}
+
+/// Whether the system still has the connection.
+///
+/// # Errors
+/// What the system knows of its end.
+pub(crate) fn connected(socket: &SockRef<'_>) -> io::Result<()> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    // Fails when the reset was seen by a write.
+    socket.peer_addr().map(drop)
 }
 
 /// Bytes that the system has yet to send, or that the other side hasn't acknowledged. Only Linux tells.
@@ -227,11 +240,7 @@ impl<'a, W: Wire> Halves<'a, W> {
                 self.look = None;
                 self.probe()?;
             }
-            if let Some(error) = self.socket.stream().take_error()? {
-                return Poll::Ready(Err(error));
-            }
-            // Fails when the reset was seen by a write.
-            self.socket.stream().peer_addr()?;
+            connected(&SockRef::from(self.socket.stream()))?;
             let (look, pause) =
                 self.look.get_or_insert_with(|| (Box::pin(sleep_until(Instant::now() + FIRST_LOOK)), FIRST_LOOK));
             ready!(look.as_mut().poll(cx));
