@@ -11,6 +11,10 @@ const CLOCK = tool('get_time', { zone: { type: 'string' } })
 const AWKWARD =
   'ha ha  é 你好 😀👩‍👩‍👧 \u2028 \u2029 \u0085 \ufeff \u007f "quoted" \\back\\ <b>&amp;</b> tab\t cr\r lf\n\n event: ping\ndata: {} \n end'
 
+/** What sends a request in a mode, and gives the whole message. */
+const sender = (client, mode) => (request) =>
+  mode === 'stream' ? client.messages.stream(request).finalMessage() : client.messages.create(request)
+
 test('text: the accumulated message equals what upstream sent, at every way of writing it', async (t) => {
   const house = await serve(t)
   const client = house.client()
@@ -131,9 +135,7 @@ test('a tool without input is {} and a cut one only in a stream, with max_tokens
 for (const mode of ['stream', 'create']) {
   test(`a loop of three turns by hand, ${mode}: each turn reaches upstream whole`, async (t) => {
     const house = await serve(t)
-    const client = house.client()
-    const send = (request) =>
-      mode === 'stream' ? client.messages.stream(request).finalMessage() : client.messages.create(request)
+    const send = sender(house.client(), mode)
     await house.script(
       { text: 'First the weather.', tools: [{ id: 'tooluse_1', name: 'get_weather', input: { city: 'Oslo' } }] },
       {
@@ -296,9 +298,7 @@ for (const mode of ['stream', 'create']) {
 
   test(`thinking with its signature comes back in the next turn, ${mode}`, async (t) => {
     const house = await serve(t)
-    const client = house.client()
-    const send = (request) =>
-      mode === 'stream' ? client.messages.stream(request).finalMessage() : client.messages.create(request)
+    const send = sender(house.client(), mode)
     const signature = 'EqoBCkgIARAB' + 'x'.repeat(300) + '=='
     await house.script(
       {
@@ -341,9 +341,7 @@ for (const mode of ['stream', 'create']) {
 
   test(`a thought whose text is omitted has its signature alone, ${mode} (A110)`, async (t) => {
     const house = await serve(t)
-    const client = house.client()
-    const send = (request) =>
-      mode === 'stream' ? client.messages.stream(request).finalMessage() : client.messages.create(request)
+    const send = sender(house.client(), mode)
     await house.script({ signature: 'c2lnbmF0dXJl', signature_pieces: 3, text: 'Done.' }, { text: 'Fine.' })
     const more = { model: 'claude-opus-5', thinking: { type: 'adaptive', display: 'omitted' } }
     const first = await send(ask('Think.', more))
@@ -365,9 +363,7 @@ for (const mode of ['stream', 'create']) {
 
   test(`redacted thinking comes back in the next turn, ${mode}`, async (t) => {
     const house = await serve(t)
-    const client = house.client()
-    const send = (request) =>
-      mode === 'stream' ? client.messages.stream(request).finalMessage() : client.messages.create(request)
+    const send = sender(house.client(), mode)
     await house.script({ redacted: 'c2VjcmV0IHRob3VnaHQ=', text: 'Done.' }, { text: 'Fine.' })
     const more = { thinking: { type: 'adaptive' } }
     const first = await send(ask('Think.', more))

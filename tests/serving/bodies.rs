@@ -220,18 +220,41 @@ fn a_request_waits_for_room_and_is_refused_after_a_while_m90() {
     assert_eq!(metric(&server, "kiro_request_memory_waits_total{result=\"refused\"}"), 1.0);
 }
 
+/// A streaming request whose text has so many bytes before its scenario.
+fn request(scenario: &Value, length: usize) -> String {
+    let mut body = base();
+    body["stream"] = json!(true);
+    body["messages"] = json!([{ "role": "user", "content": format!("{}[[sim {scenario}]]", "x".repeat(length)) }]);
+    post(&body.to_string())
+}
+
+/// Until so many bodies have had to wait.
+fn waited(server: &Server, count: f64) {
+    wait_for(server, "kiro_request_memory_waits_total{result=\"waited\"}", |n| n == count);
+}
+
+/// A client that only has nothing more to say stays in front, until `held` frees its room; so many have waited before.
+fn stays_in_front(server: &Server, sent: &str, before: f64, held: TcpStream, answer: &str) {
+    let mut stays = send(server.address, sent);
+    waited(server, before + 1.0);
+    stays.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut behind = send(server.address, &request(&json!({ "text": "small" }), 1));
+    waited(server, before + 2.0);
+    behind.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(behind.read(&mut [0]).is_err(), "it overtook");
+    held.shutdown(std::net::Shutdown::Both).unwrap();
+    drop(held);
+    behind.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    until(&mut stays, answer);
+    until(&mut behind, "message_stop");
+}
+
 /// It would stand in front of those that fit.
 #[test]
 fn a_client_that_leaves_while_it_waits_for_room_frees_its_place_at_once_m10_m90() {
     let server = Server::start(&["--port", "0"], &[("KIRO_MAX_REQUEST_MEMORY", "64KiB"), ("KIRO_BODY_TIMEOUT", "60s")]);
     server.is_ready();
-    let request = |scenario: &Value, length: usize| {
-        let mut body = base();
-        body["stream"] = json!(true);
-        body["messages"] = json!([{ "role": "user", "content": format!("{}[[sim {scenario}]]", "x".repeat(length)) }]);
-        post(&body.to_string())
-    };
-    let waits = |count: f64| wait_for(&server, "kiro_request_memory_waits_total{result=\"waited\"}", |n| n == count);
+    let waits = |count: f64| waited(&server, count);
     let held = send(server.address, &request(&json!({ "first_ms": 60_000, "text": "first" }), 40_000));
     wait_for(&server, "kiro_requests_in_flight", |value| value == 1.0);
     let large = request(&json!({ "text": "large" }), 30_000);
@@ -243,19 +266,7 @@ fn a_client_that_leaves_while_it_waits_for_room_frees_its_place_at_once_m10_m90(
     let left = Instant::now();
     until(&mut small, "message_stop");
     assert!(left.elapsed() < Duration::from_secs(5), "{:?}", left.elapsed());
-    // One that only has nothing more to say stays in front.
-    let mut stays = send(server.address, &large);
-    waits(3.0);
-    stays.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut behind = send(server.address, &request(&json!({ "text": "small" }), 1));
-    waits(4.0);
-    behind.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    assert!(behind.read(&mut [0]).is_err(), "it overtook");
-    held.shutdown(std::net::Shutdown::Both).unwrap();
-    drop(held);
-    behind.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    until(&mut stays, "large");
-    until(&mut behind, "message_stop");
+    stays_in_front(&server, &large, 2.0, held, "large");
 }
 
 /// A body without `content-length` that waits for more stands in front of all others, and holds what it has.
@@ -264,14 +275,8 @@ fn a_client_that_leaves_while_its_body_waits_to_grow_frees_its_share_at_once_m10
     let server =
         Server::start(&["--port", "0"], &[("KIRO_MAX_REQUEST_MEMORY", "400KiB"), ("KIRO_BODY_TIMEOUT", "60s")]);
     server.is_ready();
-    let request = |scenario: &Value, length: usize| {
-        let mut body = base();
-        body["stream"] = json!(true);
-        body["messages"] = json!([{ "role": "user", "content": format!("{}[[sim {scenario}]]", "x".repeat(length)) }]);
-        post(&body.to_string())
-    };
     let small = request(&json!({ "text": "small" }), 1);
-    let waits = |count: f64| wait_for(&server, "kiro_request_memory_waits_total{result=\"waited\"}", |n| n == count);
+    let waits = |count: f64| waited(&server, count);
     let held = send(server.address, &request(&json!({ "first_ms": 60_000, "text": "first" }), 180_000));
     // Translated: there is room for a body's first step, and not for its second.
     wait_for(&server, "kiro_request_memory_bytes", |bytes| bytes > 0.0 && bytes < 250_000.0);
@@ -291,19 +296,7 @@ fn a_client_that_leaves_while_its_body_waits_to_grow_frees_its_share_at_once_m10
         until(&mut behind, "message_stop");
         assert!(left.elapsed() < Duration::from_secs(5), "{:?}", left.elapsed());
     }
-    // One that only has nothing more to say stays in front.
-    let mut stays = send(server.address, &whole);
-    waits(5.0);
-    stays.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut behind = send(server.address, &small);
-    waits(6.0);
-    behind.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    assert!(behind.read(&mut [0]).is_err(), "it overtook");
-    held.shutdown(std::net::Shutdown::Both).unwrap();
-    drop(held);
-    behind.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    until(&mut stays, "grown");
-    until(&mut behind, "message_stop");
+    stays_in_front(&server, &whole, 4.0, held, "grown");
 }
 
 /// Each holds 128 KiB of 300 and needs all there is: one is refused, so that the other can go on.
