@@ -152,7 +152,8 @@ async function underLoad(load, subject, args, onOpen = () => {}) {
   return { answer: JSON.parse(out), cpu, peak }
 }
 
-function sum(items, of) {
+/** What `of` gives of each, together. */
+export function sum(items, of) {
   return items.reduce((total, item) => total + of(item), 0)
 }
 

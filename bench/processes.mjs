@@ -4,6 +4,7 @@ import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, 
 import { availableParallelism, tmpdir } from 'node:os'
 import path from 'node:path'
 import { answers, freePort } from '../scripts/steps.mjs'
+import { sum } from './measure.mjs'
 
 const TICKS_PER_SECOND = 100 // USER_HZ, a constant of Linux' interface
 const PAGE = 4096
@@ -168,10 +169,6 @@ export function accounts() {
     profileArn: 'arn:aws:codewhisperer:us-east-1:000000000000:profile/BENCH',
   }
   return { accounts: { [id]: { uuid: id, isHealthy: true } }, tokens: { [id]: token } }
-}
-
-function sum(items, of) {
-  return items.reduce((total, item) => total + of(item), 0)
 }
 
 function listening(port) {

@@ -41,20 +41,19 @@ export async function instructions({ save = false, only } = {}) {
   const comparable = kept.compiler === compiler
   const counts = {}
   const rows = [['', 'instructions a', 'now', 'kept', '']]
-  for (const [name, { unit, counts: [few, many] }] of Object.entries(CASES)) {
+  for (const [name, { unit, counts: [few, many], atMost }] of Object.entries(CASES)) {
     if (only && name !== only) continue
     counts[name] = Math.round((count(binary, name, many) - count(binary, name, few, only === name)) / (many - few))
     const ratio = comparable && kept.counts[name] ? counts[name] / kept.counts[name] : undefined
     const holds = ratio === undefined || ratio <= MOST_UP
     if (ratio !== undefined) totals[holds ? 'passed' : 'failed'] += 1
     rows.push([holds ? ' ' : '✗', unit, `${counts[name]}`, `${kept.counts[name] ?? '–'}`, ratio ? `${ratio.toFixed(3)} ×` : ''])
-  }
-  for (const [name, { unit, atMost }] of Object.entries(CASES)) {
-    if (!atMost || !counts[name] || !counts[atMost.of]) continue
-    const ratio = counts[name] / counts[atMost.of]
-    const holds = ratio <= atMost.ratio
-    totals[holds ? 'passed' : 'failed'] += 1
-    rows.push([holds ? ' ' : '✗', `${unit}, beside a ${CASES[atMost.of].unit}`, `${ratio.toFixed(2)} ×`, `${atMost.ratio} ×`, ''])
+    if (atMost && counts[atMost.of]) {
+      const share = counts[name] / counts[atMost.of]
+      const fits = share <= atMost.ratio
+      totals[fits ? 'passed' : 'failed'] += 1
+      rows.push([fits ? ' ' : '✗', `${unit}, beside a ${CASES[atMost.of].unit}`, `${share.toFixed(2)} ×`, `${atMost.ratio} ×`, ''])
+    }
   }
   const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)))
   for (const row of rows) console.log(row.map((cell, column) => cell.padEnd(widths[column])).join('  ').trimEnd())
